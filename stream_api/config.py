@@ -1,0 +1,137 @@
+"""All settings, read once from the environment into one frozen object."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from yarl import URL
+
+KIB = 1024
+MIB = 1024 * KIB
+
+#: S3 takes at most this many parts in one multipart upload
+#: (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
+S3_MAX_PARTS = 10_000
+#: S3 refuses parts below this size, but for the last one (same page).
+S3_MIN_PART_BYTES = 5 * MIB
+#: Memory of the process before it does anything: the interpreter and the imported libraries (measured: 92 MB).
+BASE_BYTES = 100 * MIB
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """Settings of one process. The environment is the only source; see README for the table.
+
+    Names that an ecosystem already has are used as they are (`DATABASE_URL`, `AWS_ACCESS_KEY_ID`); the rest
+    carry the prefix `STREAM_API_`.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="STREAM_API_", frozen=True, extra="ignore", populate_by_name=True)
+
+    # -- where things are ------------------------------------------------------------------------------------
+    database_url: SecretStr = Field(
+        SecretStr("postgresql://postgres:postgres@127.0.0.1:5432/postgres"), validation_alias="DATABASE_URL"
+    )
+    """PostgreSQL 16 or later."""
+    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), validation_alias="REDIS_URL")
+    """Redis or Valkey; may be shared, everything lies under the prefix `stream-api`."""
+    s3_endpoint_url: str | None = Field(None, validation_alias="AWS_ENDPOINT_URL_S3")
+    """An S3-compatible store; unset means AWS itself."""
+    s3_access_key_id: str | None = Field(None, validation_alias="AWS_ACCESS_KEY_ID")
+    s3_secret_access_key: SecretStr | None = Field(None, validation_alias="AWS_SECRET_ACCESS_KEY")
+    s3_region: str = Field("us-east-1", validation_alias="AWS_REGION")
+    bucket: str = "stream-api"
+    """The bucket must exist, but for `stream-api dev`, which creates it."""
+    s3_addressing_style: Literal["auto", "path", "virtual"] = "path"
+    """MinIO, SeaweedFS and most others want `path`; AWS takes both."""
+
+    # -- the service -----------------------------------------------------------------------------------------
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 3002
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto` writes for people on a terminal and JSON elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """How long SIGTERM waits for requests under way; loads are handed back at once."""
+    memory_limit_bytes: Positive | None = None
+    """The limit that the formula is checked against at start; unset means that of the cgroup, if there is one."""
+
+    # -- Stage 1: upload -------------------------------------------------------------------------------------
+    part_bytes: Annotated[int, Field(ge=S3_MIN_PART_BYTES)] = 8 * MIB
+    """Size of an S3 part. Bounds the file (10,000 parts) and is the unit of memory for uploads."""
+    parts_in_flight: Annotated[int, Field(ge=1, le=16)] = 3
+    """Parts of one upload on their way to S3 at once. 1 halves the speed; more than 3 brought nothing."""
+    upload_budget_bytes: Positive = 96 * MIB
+    """What all uploads of this process may hold. Below one part nothing could be uploaded."""
+    admission_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long an upload may wait for room before 503. A waiting client sees a stalled upload."""
+    min_upload_bytes_per_second: Annotated[int, Field(ge=0)] = 16 * KIB
+    """A client slower than this, while others wait for the room that it holds, gets 408. 0 turns that off."""
+    slow_client_grace_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """The rate is measured over at least this long."""
+    client_idle_timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """A client that sends nothing for this long has disappeared, whether others wait or not."""
+    max_field_bytes: Positive = 64 * KIB
+    """Limit for all text form fields of one upload together."""
+    max_fields: Positive = 64
+    socket_receive_buffer_bytes: Positive = 256 * KIB
+    """Receive buffer of each client's socket: the kernel charges it to the container."""
+    max_connections: Positive = 200
+    """Client connections at once; more wait in the listen queue. A term of the memory formula."""
+
+    # -- Stage 2: load ---------------------------------------------------------------------------------------
+    segment_bytes: Positive = 2 * MIB
+    """Unit of the ledger: one COPY, one transaction. Written into the manifest, so a change harms nothing."""
+    batch_bytes: Positive = 512 * KIB
+    """Unit of parsing and encoding. Smaller ones parse slower (256 KiB: 69 % of the speed of 2 MiB)."""
+    max_record_bytes: Positive = 1 * MIB
+    """A longer record is taken for a stray quote."""
+    lanes: Annotated[int, Field(ge=1, le=16)] = 2
+    """COPY connections of one load."""
+    load_concurrency: Annotated[int, Field(ge=1, le=64)] = 1
+    """Loads at once in one worker."""
+    worker_threads: Annotated[int, Field(ge=1, le=32)] = 2
+    """Threads for parsing, validating and encoding, for all loads of the process."""
+    target_table: str = "webhook_events"
+    """The table of the built-in dataset `webhook_events`."""
+    database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    database_command_timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """For the ledger's own statements; a COPY has no limit of its own: a locked table is waited for."""
+    s3_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+    s3_read_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+    # -- jobs ------------------------------------------------------------------------------------------------
+    job_lease_seconds: Annotated[float, Field(ge=2)] = 6.0
+    """A killed worker's load is taken over after about this long. Below 2 s a busy loop can lose its lease."""
+    status_ttl_seconds: Positive = 7 * 24 * 3600
+    """How long the status record lives, from its last change."""
+    reconcile_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """How often a worker looks for uploads that are stored but have no job."""
+
+    @cached_property
+    def max_file_bytes(self) -> int:
+        """The largest file that fits into 10,000 parts."""
+        return S3_MAX_PARTS * self.part_bytes
+
+    @property
+    def database_host(self) -> str:
+        """Host and port of the database, without its credentials, for messages."""
+        url = URL(self.database_url.get_secret_value())
+        return f"{url.host}:{url.port or 5432}"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.upload_budget_bytes < self.part_bytes:
+            msg = (
+                f"STREAM_API_UPLOAD_BUDGET_BYTES ({self.upload_budget_bytes}) is smaller than one part "
+                f"(STREAM_API_PART_BYTES, {self.part_bytes}): no upload could ever start"
+            )
+            raise ValueError(msg)
+        if self.batch_bytes > self.segment_bytes:
+            msg = "STREAM_API_BATCH_BYTES must not be larger than STREAM_API_SEGMENT_BYTES: a batch lies in one segment"
+            raise ValueError(msg)
+        return self

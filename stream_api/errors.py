@@ -1,0 +1,102 @@
+"""The one table of errors: a stable code, an HTTP status, whether a retry can help, and a safe message.
+
+Every failure that a user can meet has a code in `CODES`. Adapters translate the errors of their libraries with
+`raise Failure(...) from exc`; what is not translated is a bug and is answered as a generic 500.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCode:
+    """What is fixed about one kind of failure.
+
+    :param status: the HTTP status when a request fails with it; for failures of a load, of the request that asks.
+    :param title: a short sentence that does not change from one occurrence to the next (RFC 9457, `title`).
+    :param transient: the same thing tried later, unchanged, can succeed.
+    """
+
+    status: int
+    title: str
+    transient: bool = False
+
+
+CODES: Final[dict[str, ErrorCode]] = {
+    # The request.
+    "bad_request": ErrorCode(400, "The request could not be understood"),
+    "not_multipart": ErrorCode(415, "The body is not multipart/form-data"),
+    "malformed_multipart": ErrorCode(400, "The multipart body is malformed"),
+    "upload_incomplete": ErrorCode(400, "The body ended before the file was complete"),
+    "file_missing": ErrorCode(422, "The form has no field named file"),
+    "file_repeated": ErrorCode(422, "The form has more than one field named file"),
+    "file_empty": ErrorCode(422, "The file is empty"),
+    "field_repeated": ErrorCode(422, "A form field was given twice"),
+    "field_too_large": ErrorCode(413, "A form field is too large"),
+    "field_encoding_unsupported": ErrorCode(415, "A form field has a content transfer encoding"),
+    "too_many_fields": ErrorCode(413, "The form has too many fields"),
+    "callback_url_invalid": ErrorCode(422, "callbackUrl is not a valid http or https URL"),
+    "dataset_unknown": ErrorCode(422, "There is no such dataset"),
+    "file_too_large": ErrorCode(413, "The file is larger than this server takes"),
+    "client_too_slow": ErrorCode(408, "The client sent too slowly while others waited"),
+    "server_busy": ErrorCode(503, "Too many uploads are waiting", transient=True),
+    "upload_not_found": ErrorCode(404, "There is no such upload"),
+    "upload_not_failed": ErrorCode(409, "Only a failed upload can be retried"),
+    "upload_gone": ErrorCode(410, "The upload's data is no longer stored"),
+    "not_found": ErrorCode(404, "There is no such page"),
+    "method_not_allowed": ErrorCode(405, "The method is not allowed here"),
+    "internal_error": ErrorCode(500, "Something went wrong on our side", transient=True),
+    # The services behind us.
+    "storage_unavailable": ErrorCode(503, "The object storage cannot be reached", transient=True),
+    "storage_refused": ErrorCode(502, "The object storage refused the request"),
+    "database_unavailable": ErrorCode(503, "The database cannot be reached", transient=True),
+    "database_refused": ErrorCode(502, "The database refused the request"),
+    "queue_unavailable": ErrorCode(503, "The job queue cannot be reached", transient=True),
+    # A load.
+    "header_mismatch": ErrorCode(422, "The file's header does not fit the table"),
+    "table_missing": ErrorCode(422, "The target table does not exist"),
+    "table_changed": ErrorCode(422, "The target table no longer fits the plan of this load"),
+    "constraint_violated": ErrorCode(422, "A row violates a constraint of the table"),
+    "record_too_long": ErrorCode(422, "A record is longer than the limit"),
+    "encoding_unsupported": ErrorCode(422, "The file is not encoded in UTF-8"),
+    "data_gone": ErrorCode(410, "The upload's data is no longer in the object storage"),
+    "data_changed": ErrorCode(409, "The upload's data is not what was stored"),
+    "ledger_incomplete": ErrorCode(500, "The ledger does not cover the file", transient=True),
+    "rows_dropped": ErrorCode(500, "The database took another number of rows than were sent"),
+}
+
+
+class Failure(Exception):
+    """A failure with a code from `CODES`.
+
+    :param code: a key of `CODES`.
+    :param detail: what happened this time and what to do about it; safe to show to the client.
+    :param extra: further members of the problem document, JSON-ready, in camelCase (such as `limitBytes`).
+    :param transient: overrides the table where the occurrence knows better.
+    """
+
+    def __init__(self, code: str, detail: str, *, transient: bool | None = None, **extra: Any) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code: Final = code
+        self.detail: Final = detail
+        self.extra: Final = extra
+        self.transient: Final = CODES[code].transient if transient is None else transient
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the answer."""
+        return CODES[self.code].status
+
+    @property
+    def title(self) -> str:
+        """The sentence that all failures of this code share."""
+        return CODES[self.code].title
+
+
+class RunLost(Exception):
+    """This worker no longer owns the load: another run has been taken, or the upload reached an end state.
+
+    Whoever catches it stops, and writes no status, sends no webhook and deletes nothing.
+    """

@@ -1,0 +1,102 @@
+"""What flows between the stages of a load: batches of records, rows, and encoded rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record or row that is not loaded, and why.
+
+    :param line: line of the file on which the record begins, from 1.
+    :param offset: byte of the decoded file at which the record begins, from 0.
+    :param column: the column that is to blame, as the header names it; `None` when it is the whole record.
+    :param code: stable, such as `invalid_uuid`.
+    :param reason: a sentence; Postgres' own words where Postgres was asked.
+    """
+
+    line: int
+    offset: int
+    column: str | None
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some whole records of one segment, as cut: the unit of parsing, validating and encoding.
+
+    :param segment: number of the segment that all its records belong to.
+    :param start: byte of the decoded file at which `data` begins.
+    :param first_line: line of the file on which `data` begins, from 1.
+    :param data: the records with their line ends.
+    :param ends: for each record, blank ones too, the offset in `data` just past its line end.
+    :param lines: lines that `data` holds (line ends, quoted ones too).
+    :param ends_segment: the next record, if there is one, belongs to another segment.
+    """
+
+    segment: int
+    start: int
+    first_line: int
+    data: bytes
+    ends: Int64s
+    lines: int
+    ends_segment: bool
+
+    @property
+    def end(self) -> int:
+        """The byte of the decoded file just past this batch."""
+        return self.start + len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The records of a batch that have the right number of fields, parsed.
+
+    :param batch: where they come from.
+    :param read: records in the batch that count as rows (neither blank nor the header).
+    :param table: one string column for each column of the plan, in the file's order and by the plan's names;
+        an empty unquoted field is null, a quoted empty one is `''`. Valid UTF-8 without NUL.
+    :param lines: for each row of `table`, the line on which it begins.
+    :param offsets: for each row of `table`, the byte of the decoded file at which it begins.
+    :param rejections: the records that did not become rows, in the file's order.
+    """
+
+    batch: Batch
+    read: int
+    table: pa.RecordBatch
+    lines: Int64s
+    offsets: Int64s
+    rejections: list[Rejection]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A batch ready for COPY: rows in binary form, rows in CSV form (those only Postgres can read), rejections.
+
+    :param read: `Rows.read`; equal to binary rows + CSV rows + rejections.
+    :param binary: pieces of binary COPY data, without its header and trailer.
+    :param binary_lines: the file's line of each row in `binary`, in its order.
+    :param csv: rows for `COPY … (FORMAT csv)`, no header: null is empty, an empty string is `""`.
+    :param csv_lines: as `binary_lines`, for `csv`.
+    """
+
+    batch: Batch
+    read: int
+    binary: tuple[bytes, ...]
+    binary_lines: Int64s
+    csv: bytes
+    csv_lines: Int64s
+    rejections: list[Rejection] = field(default_factory=list)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held by the encoded rows."""
+        return sum(map(len, self.binary)) + len(self.csv) + self.binary_lines.nbytes + self.csv_lines.nbytes
