@@ -1,0 +1,1 @@
+"""The bounded channel and the byte budget that both stages are built of."""
