@@ -230,6 +230,7 @@ def test_nothing_is_lost_doubled_or_reordered_by_cancellation(
         for task in machine.receives:
             task.cancel()
         await asyncio.gather(*machine.receives, return_exceptions=True)
+        assert all(task.cancelled() or task.exception() is None for task in machine.receives)
 
         async def drain() -> None:
             with suppress(EndOfChannel):
@@ -270,6 +271,8 @@ def test_an_end_leaves_nobody_waiting(operations: list[tuple[str, int]], end: st
                 await turns(argument or 1)
         channel.close() if end == "close" else channel.fail(RuntimeError("boom"))
         await asyncio.gather(*(task for task, _ in machine.sends), *machine.receives, return_exceptions=True)
+        errors = {type(task.exception()) for task in machine.receives if not task.cancelled() and task.exception()}
+        assert errors <= {EndOfChannel, ChannelFailed}
         if end == "close":
             async for item in channel:
                 machine.got.append(item)
