@@ -1,0 +1,236 @@
+"""Fixtures that every test may use. All servers are real ones, started by `stream_api.dev` once for the whole session.
+
+Servers (session): `postgres` (PostgreSQL 18), `redis_server` (Valkey 9), `seaweedfs_server`, and `s3_server`, which
+runs its tests once against SeaweedFS and once against MinIO. Their methods block: in a coroutine,
+`await asyncio.to_thread(server.restart)`. A test that kills, freezes or stops one uses a server of its own
+(`own_postgres`, `own_redis`, `own_s3`), or puts `tests.support.faults.FaultProxy` before the shared one.
+
+Per test: `settings` is a `Settings` with a fresh migrated database, a fresh Redis database and a fresh bucket on
+SeaweedFS. `settings_each_store` is the same, once on SeaweedFS and once on MinIO: for tests of what we ask of S3.
+`empty_database` is the URL of a database without any migration. `bucket` is the bucket of `settings`, to look into;
+`change(settings, part_bytes=…)` of `tests.support.settings` gives a copy with some values changed.
+
+MinIO is built by `make minio`; where it is missing its tests are skipped, or fail if STREAM_API_REQUIRE_MINIO is 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from stream_api.config import Settings
+from stream_api.dev.postgres import Postgres
+from stream_api.dev.stack import STORES, StoreName
+from stream_api.dev.stores import REGION, SeaweedFS, Store, find_minio
+from stream_api.dev.valkey import Valkey
+
+_REDIS_DATABASES = 512
+_EACH_STORE = pytest.mark.parametrize("store_name", ["seaweedfs", "minio"], scope="session")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of a test, to look into. Its methods block for some milliseconds."""
+
+    store: Store
+    name: str
+
+    def keys(self) -> list[str]:
+        """Every object's key."""
+        return self.store.keys(self.name)
+
+    def open_multipart_uploads(self) -> list[str]:
+        """The key of every unfinished multipart upload."""
+        return self.store.open_multipart_uploads(self.name)
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """Where the servers keep their data. Not pytest's own, which user `nobody` (Postgres, when root) cannot enter."""
+    folder = Path(tempfile.mkdtemp(prefix="stream-api-tests-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(server_folder: Path) -> Iterator[Postgres]:
+    server = Postgres(server_folder / "postgres", durable=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(server_folder: Path) -> Iterator[Valkey]:
+    server = Valkey(server_folder / "valkey", databases=_REDIS_DATABASES)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def store_of(server_folder: Path) -> Iterator[Callable[[StoreName], Store]]:
+    """The store of a name, started when it is first asked for."""
+    started: dict[StoreName, Store] = {}
+
+    def get(name: StoreName) -> Store:
+        if name == "minio" and find_minio() is None:
+            message = "MinIO is not there: `make minio` builds it"
+            if os.environ.get("STREAM_API_REQUIRE_MINIO") == "1":
+                pytest.fail(message)
+            pytest.skip(message)
+        if name not in started:
+            store = STORES[name](server_folder / name)
+            store.start()
+            started[name] = store
+        return started[name]
+
+    yield get
+    for store in started.values():
+        store.stop()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server(store_of: Callable[[StoreName], Store]) -> Store:
+    return store_of("seaweedfs")
+
+
+@pytest.fixture(scope="session", params=["seaweedfs", "minio"])
+def s3_server(request: pytest.FixtureRequest, store_of: Callable[[StoreName], Store]) -> Store:
+    return store_of(request.param)
+
+
+@pytest.fixture
+def own_postgres(server_folder: Path) -> Iterator[Postgres]:
+    """A PostgreSQL server for this test alone, with the migrations applied to its database."""
+    server = Postgres(server_folder / f"postgres-{uuid.uuid4().hex}", durable=False)
+    server.start()
+    _migrate(server.dsn)
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own_redis(server_folder: Path) -> Iterator[Valkey]:
+    """A Valkey server for this test alone."""
+    server = Valkey(server_folder / f"valkey-{uuid.uuid4().hex}")
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own_s3(server_folder: Path) -> Iterator[Store]:
+    """A SeaweedFS server for this test alone."""
+    server = SeaweedFS(server_folder / f"seaweedfs-{uuid.uuid4().hex}")
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@pytest.fixture
+def empty_database(postgres: Postgres) -> Iterator[str]:
+    """The URL of a fresh database without any migration."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.execute(f'CREATE DATABASE "{name}" TEMPLATE template0', database="postgres")
+    yield postgres.dsn_for(name)
+    postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)', database="postgres")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: Postgres) -> str:
+    """A database with all migrations, to be copied: that is faster than to migrate each."""
+    name = "migrated_template"
+    postgres.execute(f'CREATE DATABASE "{name}" TEMPLATE template0', database="postgres")
+    _migrate(postgres.dsn_for(name))
+    return name
+
+
+@pytest.fixture
+def database(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+    """The URL of a fresh database with all migrations."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}"', database="postgres")
+    yield postgres.dsn_for(name)
+    postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)', database="postgres")
+
+
+_redis_numbers = itertools.cycle(range(1, _REDIS_DATABASES))
+
+
+@pytest.fixture
+def redis_url(redis_server: Valkey) -> str:
+    """The URL of an empty Redis database."""
+    url = redis_server.url_for(next(_redis_numbers))
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+def _fresh_bucket(store: Store) -> Iterator[Bucket]:
+    bucket = Bucket(store, f"test-{uuid.uuid4().hex}")
+    store.create_bucket(bucket.name)
+    yield bucket
+    store.remove_bucket(bucket.name)
+
+
+@pytest.fixture
+def bucket(seaweedfs_server: Store) -> Iterator[Bucket]:
+    """The bucket of `settings`."""
+    yield from _fresh_bucket(seaweedfs_server)
+
+
+@pytest.fixture
+def bucket_each_store(s3_server: Store) -> Iterator[Bucket]:
+    """The bucket of `settings_each_store`."""
+    yield from _fresh_bucket(s3_server)
+
+
+@pytest.fixture
+def settings(database: str, redis_url: str, bucket: Bucket) -> Settings:
+    return _settings(database, redis_url, bucket)
+
+
+@pytest.fixture
+def settings_each_store(database: str, redis_url: str, bucket_each_store: Bucket) -> Settings:
+    return _settings(database, redis_url, bucket_each_store)
+
+
+def _settings(database_url: str, redis_url: str, bucket: Bucket) -> Settings:
+    return Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(redis_url),
+        s3_endpoint_url=bucket.store.endpoint_url,
+        s3_access_key_id=bucket.store.access_key_id,
+        s3_secret_access_key=SecretStr(bucket.store.secret_access_key),
+        s3_region=REGION,
+        bucket=bucket.name,
+        host="127.0.0.1",
+        port=0,
+    )
+
+
+def _migrate(database_url: str) -> None:
+    try:
+        from stream_api.ledger.migrate import migrate  # noqa: PLC0415 - another part of the project, being built
+    except ImportError:
+        return
+    done = migrate(Settings(database_url=SecretStr(database_url)))
+    if inspect.isawaitable(done):
+        asyncio.run(done)
