@@ -184,7 +184,7 @@ class Channel(Generic[T]):
         self._admit_receivers()
 
     def fail(self, exc: BaseException) -> None:
-        """End abnormally: both sides get `ChannelFailed` from `exc`, queued items are dropped. The first `exc` stays."""
+        """End abnormally: both sides get `ChannelFailed` from `exc`, queued items are dropped. The first one stays."""
         if self._error is not None:
             return
         self._error = exc
