@@ -1,0 +1,1 @@
+"""PostgreSQL: uploads, their runs, and the ledger that says which segments are loaded."""

@@ -1,0 +1,79 @@
+"""What PostgreSQL and asyncpg raise, in the words of the error table: by type and SQLSTATE, never by text."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import asyncpg
+
+from stream_api.errors import Failure
+
+#: Classes of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html) that pass by themselves:
+#: connections, transaction rollbacks, resources, operator intervention, errors of the system.
+_UNAVAILABLE_CLASSES: Final = frozenset({"08", "40", "53", "57", "58"})
+#: Single ones: a write on a standby (a failover under way), the time-outs of a transaction, a lock not had in time.
+_UNAVAILABLE: Final = frozenset({"25006", "25P03", "25P04", "55006", "55P03"})
+#: What only a person can put right: authentication, privileges, names of databases, schemas and objects.
+_REFUSED_CLASSES: Final = frozenset({"28", "3D", "3F"})
+_REFUSED: Final = frozenset({"42501", "42P01", "42703", "42883", "57P04", "08P01"})
+#: No such schema, table or column.
+_MISSING: Final = frozenset({"3F000", "42P01", "42703"})
+
+
+class Closable(Protocol):
+    """A connection, as far as it can say whether it is closed."""
+
+    def is_closed(self) -> bool:
+        """Whether nothing can be sent over it any more."""
+
+
+def translate(error: BaseException, connection: Closable | None = None) -> Failure | None:
+    """The failure that an error of PostgreSQL, of asyncpg or of the network stands for.
+
+    :param error: what was raised.
+    :param connection: the connection it was raised on. asyncpg reports the use of a connection that has been lost in
+        the meantime with the type of a programming error; only the connection can tell the two apart.
+    :returns: `database_unavailable` (transient) or `database_refused`; `None` for what is not the database's
+        availability: errors about data and constraints, which concern the caller, and bugs.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return _from_sqlstate(error.sqlstate or "")
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return Failure("database_refused", "DATABASE_URL is not usable: check its form and its parameters")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Failure("database_refused", "The certificate of PostgreSQL could not be verified")
+    if isinstance(error, OSError):  # TimeoutError is one, too
+        return Failure("database_unavailable", "PostgreSQL could not be reached, or did not answer in time")
+    if isinstance(error, asyncpg.InterfaceError) and connection is not None and connection.is_closed():
+        return Failure("database_unavailable", "The connection to PostgreSQL was lost")
+    return None
+
+
+def _from_sqlstate(sqlstate: str) -> Failure | None:
+    if sqlstate in _REFUSED or sqlstate[:2] in _REFUSED_CLASSES:
+        detail = f"PostgreSQL refused the request (SQLSTATE {sqlstate})"
+        if sqlstate in _MISSING:
+            detail += "; has `stream-api migrate` been run on this database?"
+        return Failure("database_refused", detail, sqlstate=sqlstate)
+    if sqlstate in _UNAVAILABLE or sqlstate[:2] in _UNAVAILABLE_CLASSES:
+        detail = f"PostgreSQL is not available at the moment (SQLSTATE {sqlstate})"
+        return Failure("database_unavailable", detail, sqlstate=sqlstate)
+    return None
+
+
+@contextmanager
+def translated(connection: Closable | None = None) -> Iterator[None]:
+    """Turns what is raised inside into the failure it stands for; what `translate` does not know passes as it is.
+
+    :raises Failure: `database_unavailable`, `database_refused`.
+    """
+    try:
+        yield
+    except Exception as error:
+        failure = translate(error, connection)
+        if failure is None:
+            raise
+        raise failure from error

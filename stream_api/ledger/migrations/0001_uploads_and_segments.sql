@@ -1,0 +1,43 @@
+-- What the service knows about an upload once somebody has taken it, and what of it is loaded.
+
+CREATE TABLE stream_api.uploads (
+    id            uuid PRIMARY KEY,
+    dataset       text NOT NULL,
+    -- As the settings or the dataset name it, ready for to_regclass().
+    target_table  text NOT NULL,
+    state         text NOT NULL CHECK (state IN ('uploaded', 'processing', 'completed', 'failed', 'cancelled', 'expired')),
+    -- The fence: every taking raises it, and whoever acts for an earlier run finds no row.
+    run           bigint NOT NULL DEFAULT 0 CHECK (run >= 0),
+    -- json and not jsonb: it is given back byte for byte as it was stored.
+    plan          json,
+    size_bytes    bigint NOT NULL CHECK (size_bytes >= 0),
+    segment_bytes bigint NOT NULL CHECK (segment_bytes > 0),
+    -- {"code": …, "message": …, …} of the last failure.
+    error         jsonb,
+    created_at    timestamptz NOT NULL,
+    started_at    timestamptz,
+    ended_at      timestamptz,
+    updated_at    timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE stream_api.segments (
+    upload_id     uuid NOT NULL REFERENCES stream_api.uploads (id) ON DELETE CASCADE,
+    number        bigint NOT NULL CHECK (number >= 0),
+    -- Null only inside the transaction that loads the segment: the row is claimed before COPY and completed after it.
+    table_oid     oid,
+    start_byte    bigint CHECK (start_byte >= 0),
+    end_byte      bigint,
+    first_line    bigint,
+    lines         bigint,
+    rows_read     bigint,
+    rows_inserted bigint,
+    rows_updated  bigint,
+    rows_skipped  bigint,
+    -- {"code": count}
+    rejected      jsonb NOT NULL DEFAULT '{}',
+    committed_at  timestamptz,
+    PRIMARY KEY (upload_id, number),
+    CHECK (end_byte > start_byte),
+    CHECK (table_oid IS NULL OR num_nulls(start_byte, end_byte, first_line, lines, rows_read, rows_inserted,
+                                          rows_updated, rows_skipped, committed_at) = 0)
+);

@@ -1,0 +1,158 @@
+"""The ledger rows of segments: claimed before a segment's COPY, completed after it, in one transaction with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from stream_api.errors import Failure, RunLost
+from stream_api.ledger.errors import translated
+from stream_api.ledger.pool import Connection
+
+#: Seconds that a statement of this module may take. Its waits for locks end after `LOCK_TIMEOUT_SECONDS`; this is for
+#: a server that has stopped answering.
+_STATEMENT_TIMEOUT_SECONDS: Final = 30.0
+
+# The INSERT reads from the fence, so the fence is evaluated, and its row locked, before anything is inserted. FOR SHARE
+# is shared by the lanes of a run and is in the way of every UPDATE of the row: a completion, failure, cancellation or
+# taking waits for the segments in flight, and a segment that comes later waits for it and then finds that its run or
+# state has changed. set_config stands above both counts, so it is evaluated after them; it lasts for the transaction:
+# the COPY that follows may wait for its table without end.
+_CLAIM: Final = """
+WITH fence AS MATERIALIZED (
+    SELECT id FROM stream_api.uploads WHERE id = $1 AND run = $2 AND state = 'processing' FOR SHARE
+), claimed AS (
+    INSERT INTO stream_api.segments (upload_id, number) SELECT id, $3 FROM fence
+    ON CONFLICT (upload_id, number) DO NOTHING
+    RETURNING number
+)
+SELECT fenced.found AS fenced, inserted.found AS claimed, set_config('lock_timeout', '0', true)
+FROM (SELECT count(*) AS found FROM fence) AS fenced, (SELECT count(*) AS found FROM claimed) AS inserted
+"""
+
+_RECORD: Final = """
+UPDATE stream_api.segments AS segment
+SET table_oid = to_regclass($12)::oid, start_byte = $3, end_byte = $4, first_line = $5, lines = $6, rows_read = $7,
+    rows_inserted = $8, rows_updated = $9, rows_skipped = $10, rejected = $11::jsonb, committed_at = clock_timestamp()
+FROM stream_api.uploads AS upload
+WHERE segment.upload_id = $1 AND segment.number = $2 AND segment.table_oid IS NULL
+  AND upload.id = segment.upload_id AND to_regclass(upload.target_table) = to_regclass($12)
+RETURNING segment.number
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentFigures:
+    """What is known of a segment once it is loaded.
+
+    :param number: of the segment, from 0.
+    :param start: byte of the decoded file at which it begins; the header belongs to segment 0.
+    :param end: the byte just past it, where the next segment begins.
+    :param first_line: line of the file on which it begins, from 1.
+    :param lines: line ends in it, quoted ones too.
+    :param rows_read: rows that the file has in it: inserted + updated + skipped + all rejected.
+    :param rejected: rows that were not loaded, by code.
+    """
+
+    number: int
+    start: int
+    end: int
+    first_line: int
+    lines: int
+    rows_read: int
+    rows_inserted: int
+    rows_updated: int = 0
+    rows_skipped: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rows_processed(self) -> int:
+        """Rows that the table has taken: inserted, updated or skipped."""
+        return self.rows_inserted + self.rows_updated + self.rows_skipped
+
+    @property
+    def rows_failed(self) -> int:
+        """Rows that were not loaded."""
+        return sum(self.rejected.values())
+
+    def __post_init__(self) -> None:
+        if self.rows_read != self.rows_processed + self.rows_failed:
+            msg = (
+                f"segment {self.number}: {self.rows_read} rows read, but {self.rows_processed} processed "
+                f"and {self.rows_failed} failed"
+            )
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedSegment(SegmentFigures):
+    """A segment that is loaded, as the ledger has it."""
+
+    @classmethod
+    def from_record(cls, record: asyncpg.Record) -> CommittedSegment:
+        """From a row of `stream_api.segments`."""
+        return cls(
+            number=record["number"],
+            start=record["start_byte"],
+            end=record["end_byte"],
+            first_line=record["first_line"],
+            lines=record["lines"],
+            rows_read=record["rows_read"],
+            rows_inserted=record["rows_inserted"],
+            rows_updated=record["rows_updated"],
+            rows_skipped=record["rows_skipped"],
+            rejected=msgspec.json.decode(record["rejected"], type=dict[str, int]),
+        )
+
+
+async def claim_segment(connection: Connection, upload_id: UUID, run: int, number: int) -> bool:
+    """Begin loading a segment: the fence and its ledger row, in one statement inside the caller's transaction.
+
+    Afterwards `lock_timeout` is 0 until the transaction ends.
+
+    :returns: `True` if the segment is to be loaded in this transaction; `False` if it is loaded already.
+    :raises RunLost: the upload is in an end state, or another run has taken it.
+    :raises Failure: `database_unavailable`, also when the fence or the segment is held for longer than the time-out
+        for locks; `database_refused`.
+    """
+    with translated(connection):
+        row = await connection.fetchrow(_CLAIM, upload_id, run, number, timeout=_STATEMENT_TIMEOUT_SECONDS)
+    assert row is not None  # noqa: S101 (two counts are always one row)
+    if not row["fenced"]:
+        raise RunLost(f"run {run} of upload {upload_id} is over")
+    return bool(row["claimed"])
+
+
+async def record_segment(connection: Connection, upload_id: UUID, figures: SegmentFigures, table: str) -> None:
+    """Complete the ledger row of a segment, after its COPY and in the same transaction.
+
+    :param table: the table that the COPY went into, as SQL names it.
+    :raises Failure: `table_changed` if that is not the table that the upload was taken for: its ledger row would
+        otherwise be taken for a stale one, and the segment loaded twice. `database_unavailable`, `database_refused`.
+    """
+    with translated(connection):
+        recorded = await connection.fetchval(
+            _RECORD,
+            upload_id,
+            figures.number,
+            figures.start,
+            figures.end,
+            figures.first_line,
+            figures.lines,
+            figures.rows_read,
+            figures.rows_inserted,
+            figures.rows_updated,
+            figures.rows_skipped,
+            msgspec.json.encode(dict(figures.rejected)).decode(),
+            table,
+            timeout=_STATEMENT_TIMEOUT_SECONDS,
+        )
+    if recorded is None:
+        raise Failure(
+            "table_changed", f"The segment went into {table}, which is not the table that this upload was taken for"
+        )
