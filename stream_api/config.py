@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     """For the ledger's own statements; a COPY has no limit of its own: a locked table is waited for."""
     s3_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
     s3_read_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """For the answer to one attempt, and for each read of a download; a stalled store is taken for dead after this."""
+    s3_max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
+    """Tries of one request, and of a download without progress, with exponential backoff between them."""
+    s3_backoff_seconds: Annotated[float, Field(gt=0)] = 0.25
+    """Pause before the second try; doubled before each further one, with jitter, up to 10 s."""
 
     # -- jobs ------------------------------------------------------------------------------------------------
     job_lease_seconds: Annotated[float, Field(ge=2)] = 6.0

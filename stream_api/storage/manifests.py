@@ -1,0 +1,98 @@
+"""The manifest: what was taken in, written once; and the markers of uploads that have not reached an end state."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from stream_api.errors import Failure
+from stream_api.storage.errors import AlreadyExists
+from stream_api.storage.keys import PENDING_PREFIX, manifest_key, pending_key, upload_of_pending_key
+from stream_api.storage.objects import ObjectStore
+
+
+class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What is known of an upload once it is stored.
+
+    :param key: where the data lies; `etag` is that of the data, quoted as the store gave it.
+    :param size_bytes: size of the data as stored.
+    :param sha256: of the data, in hexadecimal.
+    :param file_name: as the client named it; not to be used as a path.
+    :param callback_url: where the webhook goes, if anywhere.
+    :param fields: text form fields that the service does not know.
+    :param segment_bytes: where the segments of this upload are cut, whatever the setting says later.
+    :param created_at: when the manifest was written, in UTC.
+    :param version: of this format.
+    """
+
+    upload_id: UUID
+    key: str
+    etag: str
+    size_bytes: int
+    sha256: str
+    file_name: str | None
+    content_type: str
+    dataset: str
+    callback_url: str | None
+    fields: dict[str, str]
+    segment_bytes: int
+    created_at: datetime
+    version: int = 1
+
+
+async def write_manifest(store: ObjectStore, manifest: Manifest) -> None:
+    """Write a manifest; from then on the upload counts as stored.
+
+    :raises AlreadyExists: if the upload has one: a manifest is never replaced.
+    :raises Failure: as `ObjectStore.put`.
+    """
+    data = msgspec.json.encode(manifest)
+    await store.put(manifest_key(manifest.upload_id), data, content_type="application/json", if_absent=True)
+
+
+async def read_manifest(store: ObjectStore, upload_id: UUID) -> Manifest | None:
+    """The manifest of an upload, or `None` if there is none.
+
+    :raises Failure: as `ObjectStore.get`.
+    """
+    try:
+        data = await store.get(manifest_key(upload_id))
+    except Failure as failure:
+        if failure.code == "data_gone":
+            return None
+        raise
+    return msgspec.json.decode(data, type=Manifest)
+
+
+async def mark_pending(store: ObjectStore, upload_id: UUID) -> None:
+    """Put the marker by which the reconciler finds an upload that has no job."""
+    await store.put(pending_key(upload_id), b"")
+
+
+async def clear_pending(store: ObjectStore, upload_id: UUID) -> None:
+    """Remove the marker; one that is absent is fine."""
+    await store.delete(pending_key(upload_id))
+
+
+async def list_pending(store: ObjectStore) -> AsyncGenerator[UUID, None]:
+    """The uploads that have a marker; keys that are not ours are passed over."""
+    async with aclosing(store.list_keys(PENDING_PREFIX)) as keys:
+        async for key in keys:
+            upload_id = upload_of_pending_key(key)
+            if upload_id is not None:
+                yield upload_id
+
+
+__all__ = [
+    "AlreadyExists",
+    "Manifest",
+    "clear_pending",
+    "list_pending",
+    "mark_pending",
+    "read_manifest",
+    "write_manifest",
+]

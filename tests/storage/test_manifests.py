@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+
+from stream_api.config import Settings
+from stream_api.storage.keys import data_key, manifest_key
+from stream_api.storage.manifests import (
+    AlreadyExists,
+    Manifest,
+    clear_pending,
+    list_pending,
+    mark_pending,
+    read_manifest,
+    write_manifest,
+)
+from stream_api.storage.objects import ObjectStore, open_object_store
+
+
+def manifest_of(upload_id: UUID) -> Manifest:
+    return Manifest(
+        upload_id=upload_id,
+        key=data_key(upload_id),
+        etag='"abc"',
+        size_bytes=5,
+        sha256="00",
+        file_name="größe.csv",
+        content_type="text/csv",
+        dataset="webhook_events",
+        callback_url=None,
+        fields={"a": "b"},
+        segment_bytes=2048,
+        created_at=datetime.now(UTC),
+    )
+
+
+async def test_a_manifest_is_written_once(settings_each_store: Settings) -> None:
+    upload_id = uuid4()
+    manifest = manifest_of(upload_id)
+    async with open_object_store(settings_each_store) as store:
+        assert await read_manifest(store, upload_id) is None
+        await write_manifest(store, manifest)
+        assert await read_manifest(store, upload_id) == manifest
+        with pytest.raises(AlreadyExists):
+            await write_manifest(store, msgspec.structs.replace(manifest, size_bytes=6))
+        assert await read_manifest(store, upload_id) == manifest
+        document = msgspec.json.decode(await store.get(manifest_key(upload_id)))
+        assert document["uploadId"] == str(upload_id)
+        assert document["version"] == 1
+
+
+async def pending(store: ObjectStore) -> set[UUID]:
+    return {upload_id async for upload_id in list_pending(store)}
+
+
+async def test_markers(settings_each_store: Settings) -> None:
+    first, second = uuid4(), uuid4()
+    async with open_object_store(settings_each_store) as store:
+        await mark_pending(store, first)
+        await mark_pending(store, second)
+        await store.put("pending/something-else", b"")
+        assert await pending(store) == {first, second}
+        await clear_pending(store, first)
+        await clear_pending(store, first)
+        assert await pending(store) == {second}
