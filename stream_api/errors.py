@@ -96,7 +96,7 @@ class Failure(Exception):
 
 
 class RunLost(Exception):
-    """This worker no longer owns the load: another run has been taken, or the upload reached an end state.
+    """The load is no longer this worker's: another run has been taken, or the upload reached an end state.
 
     Whoever catches it stops, and writes no status, sends no webhook and deletes nothing.
     """

@@ -125,7 +125,7 @@ class Cutter:
             segment = (self._start) // self._segment_bytes
             until_segment = np.searchsorted(starts, begin + (segment + 1) * self._segment_bytes - self._start)
             until_full = np.searchsorted(ends, begin + self._batch_bytes) + 1
-            last = int(min(until_segment, until_full, ends.size))
+            last = min(int(until_segment), int(until_full), int(ends.size))
             yield self._batch(data[begin : ends[last - 1]], ends[first:last] - begin, segment)
             first = last
 

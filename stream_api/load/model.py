@@ -55,6 +55,11 @@ class Batch:
         """The byte of the decoded file just past this batch."""
         return self.start + len(self.data)
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        return len(self.data) + self.ends.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -75,6 +80,11 @@ class Rows:
     lines: Int64s
     offsets: Int64s
     rejections: list[Rejection]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held, the batch's own included."""
+        return self.batch.size_bytes + self.table.nbytes + self.lines.nbytes + self.offsets.nbytes
 
 
 @dataclass(frozen=True, slots=True)

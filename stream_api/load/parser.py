@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,8 @@ class _Parsing:
         if len(self.schema) == 1 or not every.size:
             return every
         first = np.frombuffer(self.batch.data, np.uint8)[self.starts]
-        return every[(first != _LF) & (first != _CR)]
+        not_blank: Int64s = every[(first != _LF) & (first != _CR)]
+        return not_blank
 
     def _reject(self, record: int, code: str, reason: str) -> None:
         self.rejected[record] = (code, reason)
@@ -129,16 +131,14 @@ class _Parsing:
         data = self._readable()
         wrong: list[tuple[int, int]] = []
 
-        def on_wrong_count(row: pc.InvalidRow) -> str:
-            wrong.append((row.number, row.actual_columns))
+        def on_wrong_count(row: pc.InvalidRow) -> Literal["skip"]:
+            wrong.append((cast("int", row.number), row.actual_columns))  # None only when read by several threads
             return "skip"
 
         table = pc.read_csv(
-            pa.BufferReader(data),
+            pa.BufferReader(data),  # type: ignore[arg-type]  # any file of Arrow's will do
             # One block: a record never straddles two, and the numbers of rows are known.
-            read_options=pc.ReadOptions(
-                column_names=self.schema.names, use_threads=False, block_size=len(data) + 1
-            ),
+            read_options=pc.ReadOptions(column_names=self.schema.names, use_threads=False, block_size=len(data) + 1),
             parse_options=pc.ParseOptions(
                 delimiter=self.grammar.delimiter.decode(),
                 quote_char=self.grammar.quote.decode(),
@@ -178,7 +178,9 @@ class _Parsing:
         return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=self.schema)
 
     def _reject_count(self, record: int, actual: int) -> None:
-        self._reject(record, "wrong_field_count", f"The record has {actual} fields where the header has {len(self.schema)}")
+        self._reject(
+            record, "wrong_field_count", f"The record has {actual} fields where the header has {len(self.schema)}"
+        )
 
     def _lines(self, records: Int64s) -> Int64s:
         """The line of the file on which each record begins."""

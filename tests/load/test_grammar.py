@@ -77,7 +77,7 @@ def _pyarrow_rows(data: bytes, width: int) -> list[list[str | None]]:
     data = data if data.endswith((b"\r", b"\n")) else data + b"\n"
     names = [str(number) for number in range(width)]
     table = pc.read_csv(
-        pa.BufferReader(data),
+        pa.BufferReader(data),  # type: ignore[arg-type]  # any file of Arrow's will do
         read_options=pc.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
         parse_options=pc.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip"),
         convert_options=pc.ConvertOptions(
@@ -110,7 +110,9 @@ def test_fields(record: bytes, fields: list[bytes | None]) -> None:
     assert GRAMMAR.fields(record) == fields
 
 
-@pytest.mark.parametrize(("record", "closed"), [(b'"a"\n', True), (b'"a\n', False), (b'a"\n', True), (b'"a""\n', False)])
+@pytest.mark.parametrize(
+    ("record", "closed"), [(b'"a"\n', True), (b'"a\n', False), (b'a"\n', True), (b'"a""\n', False)]
+)
 def test_is_closed(record: bytes, closed: bool) -> None:
     assert GRAMMAR.is_closed(record) is closed
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +16,12 @@ from tests.load.test_grammar import any_csv, csv_bytes
 
 GRAMMAR = Grammar()
 
-dirty_csv = st.lists(any_csv | csv_bytes | st.sampled_from([b"\0", b"\xff", b"\xe9", b"a,\0b\n", b"\xc3,a\n"])).map(b"".join)
+dirty_csv = st.lists(any_csv | csv_bytes | st.sampled_from([b"\0", b"\xff", b"\xe9", b"a,\0b\n", b"\xc3,a\n"])).map(
+    b"".join
+)
 
 
-def parse(body: bytes, columns: int = 2, **limits: int) -> list[Rows]:
+def parse(body: bytes, columns: int = 2, **limits: Any) -> list[Rows]:
     names = [f"c{number}" for number in range(columns)]
     parser = Parser(GRAMMAR, names)
     return [parser.parse(batch) for batch in cut(",".join(names).encode() + b"\n" + body, **limits)]
@@ -76,7 +80,9 @@ def test_rows_and_rejections_are_those_of_the_grammar(body: bytes, columns: int,
 @given(any_csv, st.integers(1, 3))
 def test_both_parsers_agree(body: bytes, columns: int) -> None:
     for batch in cut(b"h\n" + body):
-        by_arrow, exactly = (_Parsing(GRAMMAR, Parser(GRAMMAR, [str(n) for n in range(columns)])._schema, batch) for _ in "12")
+        by_arrow, exactly = (
+            _Parsing(GRAMMAR, Parser(GRAMMAR, [str(n) for n in range(columns)])._schema, batch) for _ in "12"
+        )
         by_arrow._reject_unreadable()
         exactly._reject_unreadable()
         table = by_arrow._parse_with_arrow()

@@ -1,0 +1,257 @@
+"""One load from its taking to its end: the fence, the plan, the pipeline, the completing transaction, the clean-up."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from stream_api.config import Settings
+from stream_api.datasets.catalogue import read_table
+from stream_api.datasets.plan import Plan, check_plan, make_plan
+from stream_api.errors import Failure, RunLost
+from stream_api.flow.channel import ChannelFailed
+from stream_api.ledger.errors import translated
+from stream_api.ledger.pool import Pool, connect_lane
+from stream_api.ledger.segments import SegmentFigures
+from stream_api.ledger.uploads import Ended, Ledger, Taken, UploadRow
+from stream_api.load.cutter import find_header
+from stream_api.load.feeder import Lane
+from stream_api.load.grammar import Grammar
+from stream_api.load.judge import Judge
+from stream_api.load.parser import Parser
+from stream_api.load.pipeline import Pipeline, Sizes
+from stream_api.load.reader import Hole, RunInThread, find_holes
+from stream_api.load.reporting import Reporter
+from stream_api.load.validator import Validator
+from stream_api.storage.downloads import read_range
+from stream_api.storage.manifests import Manifest, clear_pending, read_manifest
+from stream_api.storage.objects import ObjectStore
+
+log = structlog.get_logger()
+
+#: Bytes read from S3 at a time.
+_CHUNK_BYTES = 256 * 1024
+#: How long lanes may take to say goodbye to Postgres before they are cut off.
+_CLOSE_SECONDS = 2.0
+
+
+class Loader:
+    """Loads uploads, each as often as it is asked to and each segment once.
+
+    :param store, pool, ledger: stay the caller's.
+    :param reporter: keeps the status records; its failures do not concern a load.
+    :param run_in_thread: the process's pool of threads for parsing and encoding.
+    :param started: called with the pipeline of each load that begins, for statistics.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        store: ObjectStore,
+        pool: Pool,
+        ledger: Ledger,
+        reporter: Reporter,
+        run_in_thread: RunInThread,
+        started: Callable[[UUID, Pipeline], None] = lambda _upload_id, _pipeline: None,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._pool = pool
+        self._ledger = ledger
+        self._reporter = reporter
+        self._run_in_thread = run_in_thread
+        self._started = started
+
+    async def load(self, upload_id: UUID) -> None:
+        """Take the load, do what is left of it, and bring it to its end state; for an ended one, only clean up.
+
+        Returns when the load is completed, has failed and Postgres has recorded it, or belongs to somebody else.
+
+        :raises Failure: a transient one: the load is to be tried again later. It uses up nothing.
+        """
+        with structlog.contextvars.bound_contextvars(upload_id=str(upload_id)):
+            manifest = await read_manifest(self._store, upload_id)
+            if manifest is None:
+                # Cancelled or expired in the meantime: whatever 202 was answered for had a manifest.
+                log.warning("load.manifest_missing")
+                await clear_pending(self._store, upload_id)
+                return
+            taken = await self._ledger.take(
+                upload_id,
+                dataset=manifest.dataset,
+                table=self._settings.target_table,
+                size_bytes=manifest.size_bytes,
+                segment_bytes=manifest.segment_bytes,
+                created_at=manifest.created_at,
+            )
+            if isinstance(taken, Ended):
+                row = taken.row
+            else:
+                with structlog.contextvars.bound_contextvars(run=taken.run):
+                    found = await self._to_the_end(manifest, taken)
+                if found is None:
+                    return
+                row = found
+            await self._settle(manifest, row)
+
+    async def _to_the_end(self, manifest: Manifest, taken: Taken) -> UploadRow | None:
+        """The row in its end state; `None` when the run was lost."""
+        log.info("load.taken", segments_committed=len(taken.segments), size_bytes=manifest.size_bytes)
+        upload_id, run = manifest.upload_id, taken.run
+        try:
+            row = await self._attempt(manifest, taken)
+        except RunLost:
+            log.info("load.run_lost")
+            return None
+        except Failure as failure:
+            if failure.transient:
+                log.warning("load.interrupted", code=failure.code, detail=failure.detail)
+                raise
+            log.warning("load.failed", code=failure.code, detail=failure.detail)
+            return await self._fail(upload_id, run, failure)
+        except Exception:
+            error_id = secrets.token_hex(8)
+            log.exception("load.crashed", error_id=error_id)
+            detail = f"The load hit an error of ours. Retry it; if it fails again, report it with the id {error_id}."
+            return await self._fail(upload_id, run, Failure("internal_error", detail, errorId=error_id))
+        log.info("load.completed", rows_processed=row.rows_processed, rows_failed=row.rows_failed)
+        return row
+
+    async def _attempt(self, manifest: Manifest, taken: Taken) -> UploadRow:
+        try:
+            await self._load_holes(manifest, taken)
+        except ExceptionGroup as group:
+            raise first_cause(group) from group
+        return await self._ledger.complete(manifest.upload_id, taken.run)
+
+    async def _fail(self, upload_id: UUID, run: int, failure: Failure) -> UploadRow | None:
+        try:
+            return await self._ledger.fail(
+                upload_id, run, code=failure.code, message=failure.detail, extra=failure.extra
+            )
+        except RunLost:
+            log.info("load.run_lost")
+            return None
+
+    async def _settle(self, manifest: Manifest, row: UploadRow) -> None:
+        """What follows an end state that Postgres has recorded; done again as often as it takes."""
+        await self._reporter.write(manifest, row)
+        if row.state == "completed":
+            await self._store.delete(manifest.key)
+        await clear_pending(self._store, manifest.upload_id)
+
+    async def _load_holes(self, manifest: Manifest, taken: Taken) -> None:
+        plan = await self._plan(manifest, taken)
+        holes = find_holes(taken.segments, manifest.size_bytes)
+        row = await self._ledger.get(manifest.upload_id)
+        if row is None or row.run != taken.run:
+            raise RunLost
+        async with AsyncExitStack() as stack:
+            progress = await stack.enter_async_context(self._reporter.following(manifest, row))
+            if not holes:
+                return
+            lanes = await self._connect(stack, manifest, run=taken.run, plan=plan, holes=holes, committed=progress)
+            pipeline = Pipeline(
+                sizes=Sizes.of(self._settings, manifest.segment_bytes),
+                parser=Parser(Grammar(plan.delimiter.encode()), [column.name for column in plan.columns]),
+                validator=Validator(plan, Judge(self._pool), self._run_in_thread),
+                lanes=lanes,
+                run_in_thread=self._run_in_thread,
+            )
+            self._started(manifest.upload_id, pipeline)
+            await pipeline.run(holes, lambda start, end: self._open_range(manifest, start, end))
+
+    async def _connect(
+        self,
+        stack: AsyncExitStack,
+        manifest: Manifest,
+        *,
+        run: int,
+        plan: Plan,
+        holes: Sequence[Hole],
+        committed: Callable[[SegmentFigures], Awaitable[None]],
+    ) -> list[Lane]:
+        """As many lanes as there is work for."""
+        segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
+        lanes = []
+        for _ in range(min(self._settings.lanes, segments)):
+            connection = await connect_lane(self._settings, manifest.upload_id, run)
+            stack.push_async_callback(_disconnect, connection)
+            lanes.append(Lane(connection, upload_id=manifest.upload_id, run=run, plan=plan, committed=committed))
+        return lanes
+
+    async def _plan(self, manifest: Manifest, taken: Taken) -> Plan:
+        """The plan that the upload has, if the table still fits it; otherwise one made of its header, and stored."""
+        stored = None if taken.plan is None else Plan.decode(taken.plan)
+        with translated():
+            async with self._pool.acquire() as connection:
+                table = await read_table(connection, stored.table if stored else self._settings.target_table)
+        if stored is not None:
+            check_plan(stored, table)
+            return stored
+        header = await self._read_header(manifest)
+        plan = make_plan(table, manifest.dataset, header)
+        return Plan.decode(await self._ledger.set_plan(manifest.upload_id, taken.run, plan.encode()))
+
+    async def _read_header(self, manifest: Manifest) -> list[str]:
+        limit = min(manifest.size_bytes, self._settings.max_record_bytes)
+        head = b""
+        async with self._open_range(manifest, 0, limit) as pieces:
+            async for piece in pieces:
+                head += piece
+                found = find_header(head, Grammar(), final=len(head) == manifest.size_bytes)
+                if found is not None:
+                    return found[0]
+        message = f"The header is longer than {limit} bytes. Most likely a quote in the first line is not closed."
+        raise Failure("record_too_long", message, line=1, limitBytes=limit)
+
+    @asynccontextmanager
+    async def _open_range(self, manifest: Manifest, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        pieces = read_range(
+            self._store, manifest.key, etag=manifest.etag, start=start, end=end, chunk_bytes=_CHUNK_BYTES
+        )
+        async with aclosing(pieces):
+            yield pieces
+
+
+async def _disconnect(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Close a lane; one that is in the middle of a COPY, or whose server is gone, is cut off."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await connection.close()
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        log.debug("load.lane_cut_off", error=repr(exc))
+    finally:
+        connection.terminate()
+
+
+def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error, of those that stages raised together, that the others follow from.
+
+    A lost run stands above all, for then nothing may be written; a permanent failure above a bug, a bug above a
+    transient failure; that a channel failed is only ever a consequence.
+    """
+    leaves: list[BaseException] = []
+    groups: list[BaseExceptionGroup[BaseException]] = [group]
+    while groups:
+        for error in groups.pop().exceptions:
+            if isinstance(error, BaseExceptionGroup):
+                groups.append(error)
+            else:
+                leaves.append(error)
+    return min(leaves, key=_rank)
+
+
+def _rank(error: BaseException) -> int:
+    if isinstance(error, RunLost):
+        return 0
+    if isinstance(error, Failure):
+        return 3 if error.transient else 1
+    return 4 if isinstance(error, ChannelFailed) else 2

@@ -1,0 +1,117 @@
+"""What clients may see of a load, kept in Redis: a copy, whose loss or lateness harms nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from stream_api.errors import Failure
+from stream_api.ledger.segments import SegmentFigures
+from stream_api.ledger.uploads import UploadRow
+from stream_api.status.record import StatusRecord
+from stream_api.storage.manifests import Manifest
+
+log = structlog.get_logger()
+
+#: The least time between two records of a load under way: a person reads no faster, and Redis is spared.
+_INTERVAL_SECONDS = 0.25
+
+
+class StatusWriter(Protocol):
+    """Keeps a status record."""
+
+    async def write(self, record: StatusRecord, /) -> None:
+        """Replace the record of that upload."""
+
+
+class Reporter:
+    """Writes the status records of loads. A Redis that is away delays no load: the next record makes up for it."""
+
+    def __init__(self, statuses: StatusWriter) -> None:
+        self._statuses = statuses
+
+    async def write(self, manifest: Manifest, row: UploadRow) -> None:
+        """Write the record of `row`."""
+        try:
+            await self._statuses.write(status_record(manifest, row))
+        except Failure as failure:
+            log.warning("load.status_not_written", code=failure.code, detail=failure.detail)
+
+    @asynccontextmanager
+    async def following(
+        self, manifest: Manifest, row: UploadRow
+    ) -> AsyncIterator[Callable[[SegmentFigures], Awaitable[None]]]:
+        """Write the record of a load that runs, and again while segments are committed.
+
+        Yields what lanes call after a commit; it never waits for Redis.
+
+        :param row: with the totals of what was committed before: every count stays a sum over the ledger.
+        """
+        changed = asyncio.Event()
+        changed.set()
+
+        async def committed(figures: SegmentFigures) -> None:
+            nonlocal row
+            row = add_segment(row, figures)
+            changed.set()
+
+        async def keep_writing() -> None:
+            while True:
+                await changed.wait()
+                changed.clear()
+                await self.write(manifest, row)
+                await asyncio.sleep(_INTERVAL_SECONDS)
+
+        writing = asyncio.create_task(keep_writing(), name="report")
+        try:
+            yield committed
+        finally:
+            writing.cancel()
+            # A record under way may not overtake the one of the end state.
+            await asyncio.wait([writing])
+
+
+def add_segment(row: UploadRow, figures: SegmentFigures) -> UploadRow:
+    """The row with the totals that it has once this segment is committed."""
+    return replace(
+        row,
+        segments=row.segments + 1,
+        committed_bytes=row.committed_bytes + figures.end - figures.start,
+        rows_read=row.rows_read + figures.rows_read,
+        rows_inserted=row.rows_inserted + figures.rows_inserted,
+        rows_updated=row.rows_updated + figures.rows_updated,
+        rows_skipped=row.rows_skipped + figures.rows_skipped,
+        rejected=dict(Counter(row.rejected) + Counter(figures.rejected)),
+    )
+
+
+def status_record(manifest: Manifest, row: UploadRow) -> StatusRecord:
+    """The record that an upload's row stands for."""
+    return StatusRecord(
+        upload_id=manifest.upload_id,
+        status=row.state,
+        rows_read=row.rows_read,
+        rows_processed=row.rows_processed,
+        rows_failed=row.rows_failed,
+        rows_inserted=row.rows_inserted,
+        rows_updated=row.rows_updated,
+        rows_skipped=row.rows_skipped,
+        rejected=row.rejected,
+        progress=row.progress,
+        error=row.error,
+        file_name=manifest.file_name,
+        size_bytes=manifest.size_bytes,
+        sha256=manifest.sha256,
+        dataset=row.dataset,
+        run=row.run,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        completed_at=row.ended_at,
+        updated_at=row.updated_at,
+    )
