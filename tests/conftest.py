@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import pytest
 import redis
+import structlog
 from pydantic import SecretStr
 
 from stream_api.config import Settings
@@ -210,6 +212,18 @@ def settings(database: str, redis_url: str, bucket: Bucket) -> Settings:
 @pytest.fixture
 def settings_each_store(database: str, redis_url: str, bucket_each_store: Bucket) -> Settings:
     return _settings(database, redis_url, bucket_each_store)
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """For tests that set up logging: as it was, afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
 
 
 def _settings(database_url: str, redis_url: str, bucket: Bucket) -> Settings:

@@ -143,7 +143,7 @@ class Server(ABC):
         if self.running:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._end_orphan()
+        end_orphan(self._pid_file, self.stop_signal, self.stop_timeout_seconds)
         self.prepare()
         attempts = 3
         for attempt in range(1, attempts + 1):
@@ -154,7 +154,7 @@ class Server(ABC):
                 death_signal=self.stop_signal,
                 user=self.user(),
             )
-            self._pid_file.write_text(f"{self._process.pid} {_started(self._process.pid)}\n", encoding="ascii")
+            remember(self._pid_file, self._process.pid)
             try:
                 self._wait_until_ready()
             except ServerFailed:
@@ -251,24 +251,35 @@ class Server(ABC):
         self._process = None
         self._pid_file.unlink(missing_ok=True)
 
-    def _end_orphan(self) -> None:
-        """End a server that a killed parent left on this folder; a stale file of a process long gone is ignored."""
-        try:
-            pid, started = map(int, self._pid_file.read_text(encoding="ascii").split())
-        except (FileNotFoundError, ValueError):
-            return
-        deadline = time.monotonic() + self.stop_timeout_seconds
-        sent: signal.Signals | None = None
-        # The start time tells the process from another that got its number since.
-        while started and _started(pid) == started:
-            wanted = self.stop_signal if time.monotonic() < deadline else signal.SIGKILL
-            if sent is not wanted:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-                    os.kill(pid, wanted)
-                sent = wanted
-            time.sleep(0.02)
-        self._pid_file.unlink(missing_ok=True)
+
+def remember(pid_file: Path, pid: int) -> None:
+    """Note a process for `end_orphan`."""
+    pid_file.write_text(f"{pid} {_started(pid)}\n", encoding="ascii")
+
+
+def end_orphan(pid_file: Path, stop_signal: signal.Signals, timeout_seconds: float) -> None:
+    """End a process that a killed parent left behind, and wait until it is gone.
+
+    A stale file of a process that is long gone is removed, also where its number belongs to another process by now.
+
+    :param timeout_seconds: after this long it is killed.
+    """
+    try:
+        pid, started = map(int, pid_file.read_text(encoding="ascii").split())
+    except (FileNotFoundError, ValueError):
+        return
+    deadline = time.monotonic() + timeout_seconds
+    sent: signal.Signals | None = None
+    # The start time tells the process from another that got its number since.
+    while started and _started(pid) == started:
+        wanted = stop_signal if time.monotonic() < deadline else signal.SIGKILL
+        if sent is not wanted:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, wanted)
+            sent = wanted
+        time.sleep(0.02)
+    pid_file.unlink(missing_ok=True)
 
 
 def _started(pid: int) -> int:

@@ -1,0 +1,61 @@
+# `make` shows the commands. Every target that needs the environment makes it first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.made-from-lock
+
+# make demo
+ROWS ?= 1000000
+INVALID ?= 0
+STORE ?= seaweedfs
+# make dev
+PORT ?= 3002
+
+# The last release before MinIO's sources were archived: RELEASE.2025-09-07T16-13-09Z.
+MINIO_VERSION := v0.0.0-20250907161309-07c3a429bfed
+MINIO_DIR := $(HOME)/.cache/stream-api/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint format dev demo minio lock
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(STAMP)  ## make .venv from requirements.lock (nothing, when nothing changed)
+
+$(STAMP): requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "stream-api needs Python 3.11 or later; choose one by: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' \
+	  || { echo "this Python has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+test: lint  ## all checks, then all tests
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff, mypy and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup  ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+dev: setup  ## the whole service on this machine, at PORT (3002), until Ctrl-C
+	$(BIN)/stream-api dev --port $(PORT) --store $(STORE)
+
+demo: setup  ## ROWS (1000000) rows through the service, INVALID (0) of them bad, on STORE (seaweedfs or minio)
+	@$(BIN)/python -m bench.demo --rows $(ROWS) --invalid $(INVALID) --store $(STORE)
+
+minio: $(MINIO_DIR)/minio  ## build the MinIO server from source with Go (about 4 minutes, once)
+
+$(MINIO_DIR)/minio:
+	@command -v go >/dev/null || { echo "Go is needed to build MinIO: https://go.dev/doc/install" >&2; exit 1; }
+	GOBIN=$(MINIO_DIR) GOTOOLCHAIN=local go install github.com/minio/minio@$(MINIO_VERSION)
+
+lock:  ## write requirements.lock anew from setup.cfg (needs uv)
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --extra test setup.cfg -o requirements.lock

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from stream_api import cli
+
+pytestmark = pytest.mark.usefixtures("kept_logging")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("STREAM_API_PORT", "70000", ["STREAM_API_PORT", "65535", "70000"]),
+        ("STREAM_API_LOG_FORMAT", "xml", ["STREAM_API_LOG_FORMAT", "json", "xml"]),
+        ("STREAM_API_BATCH_BYTES", str(2**40), ["STREAM_API_BATCH_BYTES", "STREAM_API_SEGMENT_BYTES"]),
+    ],
+)
+def test_a_wrong_setting_is_named_in_a_sentence(
+    name: str, value: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert cli.main(["migrate"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("stream-api: ")
+    assert all(word in output.err for word in words)
+    assert "Traceback" not in output.err
+
+
+def test_migrate_names_what_it_applied_and_then_has_nothing_to_do(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database)
+    assert cli.main(["migrate"]) == 0
+    assert "applied 0001_" in capsys.readouterr().out
+    assert cli.main(["migrate"]) == 0
+    assert capsys.readouterr().out == "nothing to apply\n"
+
+
+def test_a_database_that_is_away_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://someone:hidden@127.0.0.1:1/nothing")
+    assert cli.main(["migrate"]) == 1
+    output = capsys.readouterr().err
+    assert output.startswith("stream-api: ")
+    assert "hidden" not in output
+
+
+def test_an_unknown_role_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["dance"])
+    assert "dance" in capsys.readouterr().err
