@@ -18,6 +18,10 @@ from stream_api.ledger.pool import SESSION_SETTINGS, Connection, check_version
 #: Key of the advisory lock under which migrations run: the first bytes of SHA-256("stream-api migrate"), as a bigint.
 _LOCK: Final = int.from_bytes(hashlib.sha256(b"stream-api migrate").digest()[:8], "big", signed=True)
 _NUMBERED: Final = re.compile(r"(?P<number>\d{4})_\w+\.sql")
+_LEAVE_OWN_SCHEMA: Final = """
+SELECT set_config('search_path', coalesce(string_agg(quote_ident(name), ', ' ORDER BY position), 'public'), true)
+FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, position) WHERE name <> 'stream_api'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,9 @@ async def _apply(connection: Connection) -> list[str]:
     async with connection.transaction():
         await _lock(connection)
         sql = files(__package__).joinpath("migrations", "webhook_events.sql").read_text("utf-8")
+        # A role that is called stream_api has the schema of that name first in its path (as "$user"): our own schema
+        # is no place for the user's table.
+        await connection.execute(_LEAVE_OWN_SCHEMA)
         if await _create_missing(connection, "webhook_events", "to_regclass", sql):
             applied.append("webhook_events.sql")
     return applied

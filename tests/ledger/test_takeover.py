@@ -1,0 +1,150 @@
+"""A worker that is frozen holds locks until its successor ends its sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+from yarl import URL
+
+from stream_api.config import Settings
+from stream_api.errors import Failure, RunLost
+from stream_api.ledger import uploads
+from stream_api.ledger.pool import open_pool
+from stream_api.ledger.segments import claim_segment, record_segment
+from tests.ledger.conftest import Loads, figures
+
+
+async def test_a_frozen_copy_does_not_hold_up_the_successor(loads: Loads, upload_id: UUID) -> None:
+    await loads.take(upload_id)
+    frozen = await loads.lane(upload_id, 1)
+    in_copy = asyncio.Event()
+    thaw = asyncio.Event()
+
+    async def never_ending() -> AsyncIterator[bytes]:
+        yield b"a"
+        in_copy.set()
+        await thaw.wait()
+
+    async def segment() -> None:
+        async with frozen.transaction():
+            assert await claim_segment(frozen, upload_id, 1, 0)
+            await frozen.copy_to_table("webhook_events", source=never_ending(), format="csv")
+
+    loading = asyncio.create_task(segment())
+    await in_copy.wait()
+
+    taken = await loads.take(upload_id)
+    assert taken.run == 2
+    await loads.load(upload_id, 2, figures(0, 0, 100, rows=1))
+    assert (await loads.ledger.complete(upload_id, 2)).state == "completed"
+
+    thaw.set()
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await loading
+    with contextlib.suppress(OSError):
+        await frozen.close()
+
+
+async def test_a_session_idle_in_its_transaction_does_not_hold_up_the_successor(loads: Loads, upload_id: UUID) -> None:
+    await loads.take(upload_id)
+    frozen = [await loads.lane(upload_id, 1) for _ in range(2)]
+    for number, lane in enumerate(frozen):
+        await lane.transaction().start()
+        await claim_segment(lane, upload_id, 1, number)
+    taken = await loads.take(upload_id)
+    assert taken.run == 2
+    for lane in frozen:
+        with pytest.raises(Failure) as failed:
+            await record_segment(lane, upload_id, figures(0, 0, 100), "webhook_events")
+        assert (failed.value.code, failed.value.transient) == ("database_unavailable", True)
+        # Once more, over a connection that is known to be lost.
+        with pytest.raises(Failure) as failed:
+            await record_segment(lane, upload_id, figures(0, 0, 100), "webhook_events")
+        assert failed.value.code == "database_unavailable"
+    await loads.load(upload_id, 2, figures(0, 0, 100))
+
+
+async def test_only_sessions_of_earlier_runs_of_this_upload_are_ended(loads: Loads, upload_id: UUID) -> None:
+    await loads.take(upload_id)
+    await loads.take(upload_id)
+    earlier, current = [await loads.lane(upload_id, run) for run in (1, 2)]
+    later = await loads.lane(upload_id, 7)
+    another = await loads.lane(uuid4(), 1)
+    plain = [
+        await asyncpg.connect(
+            loads.settings.database_url.get_secret_value(), server_settings={"application_name": name}
+        )
+        for name in (
+            f"stream-api:{upload_id}",
+            f"stream-api:{upload_id}:",
+            f"stream-api:{upload_id}:1x",
+            f"x:{upload_id}:1",
+        )
+    ]
+    assert (await loads.take(upload_id)).run == 3
+    for ended in (earlier, current):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await ended.fetchval("SELECT 1")
+    for alive in (later, another, *plain):
+        assert await alive.fetchval("SELECT 1") == 1
+        await alive.close()
+
+
+async def test_an_ordinary_role_can_do_all_of_it(loads: Loads, upload_id: UUID) -> None:
+    owner = await asyncpg.connect(loads.settings.database_url.get_secret_value())
+    role = f"role_{upload_id.hex}"
+    await owner.execute(f"""
+        CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA stream_api TO {role};
+        GRANT ALL ON ALL TABLES IN SCHEMA stream_api, public TO {role}""")
+    try:
+        url = URL(loads.settings.database_url.get_secret_value()).with_user(role).with_password("x")
+        settings = Settings(database_url=SecretStr(str(url)))
+        # A session of another role is not ours to end, whatever it is called.
+        foreign = await loads.lane(upload_id, 1)
+        async with await open_pool(settings) as pool:
+            own = Loads(settings, uploads.Ledger(pool))
+            await own.take(upload_id)
+            frozen = await own.lane(upload_id, 1)
+            await frozen.transaction().start()
+            await claim_segment(frozen, upload_id, 1, 0)
+            assert (await own.take(upload_id)).run == 2
+            await own.load(upload_id, 2, figures(0, 0, 100))
+            assert (await own.ledger.complete(upload_id, 2)).state == "completed"
+        assert await foreign.fetchval("SELECT 1") == 1
+        await foreign.close()
+    finally:
+        await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await owner.close()
+
+
+async def test_taking_ends_at_some_time_when_somebody_else_holds_the_row(
+    loads: Loads, upload_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "_TAKE_SECONDS", 1.0)
+    await loads.take(upload_id)
+    stranger = await asyncpg.connect(loads.settings.database_url.get_secret_value())
+    async with stranger.transaction():
+        await stranger.execute("SELECT FROM stream_api.uploads WHERE id = $1 FOR UPDATE", upload_id)
+        with pytest.raises(Failure) as failed:
+            await loads.take(upload_id)
+        assert (failed.value.code, failed.value.transient) == ("database_unavailable", True)
+    assert (await loads.take(upload_id)).run == 2
+    await stranger.close()
+
+
+async def test_two_that_take_at_once_while_a_third_is_frozen(loads: Loads, upload_id: UUID) -> None:
+    await loads.take(upload_id)
+    frozen = await loads.lane(upload_id, 1)
+    await frozen.transaction().start()
+    await claim_segment(frozen, upload_id, 1, 0)
+    taken = await asyncio.gather(*(loads.take(upload_id) for _ in range(2)))
+    assert sorted(one.run for one in taken) == [2, 3]
+    with pytest.raises(RunLost):
+        await loads.load(upload_id, 2, figures(0, 0, 100))
+    await loads.load(upload_id, 3, figures(0, 0, 100))
