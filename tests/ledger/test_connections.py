@@ -71,8 +71,8 @@ async def test_a_pool_opens_while_the_server_is_away_and_works_when_it_is_back(o
         assert failed.value.code == "database_unavailable"
         await asyncio.to_thread(own_postgres.start)
         await ledger.check()
-        # And killed under a pool that has connections.
-        await asyncio.to_thread(own_postgres.kill)
+        # And stopped under a pool that has connections.
+        await asyncio.to_thread(own_postgres.stop)
         with pytest.raises(Failure) as failed:
             await ledger.get(uuid4())
         assert failed.value.code == "database_unavailable"
