@@ -11,21 +11,26 @@ import pyarrow as pa
 from stream_api.load.columns.base import Typed, as_bools
 
 _LENGTH: Final = 36
-_HYPHENS: Final = np.array([8, 13, 18, 23])
-_DIGITS: Final = np.array([i for i in range(_LENGTH) if i not in (8, 13, 18, 23)])
-_NOT_HEX: Final = 0xFF
+_HYPHENS: Final = (8, 13, 18, 23)
+_DIGITS: Final = np.array([i for i in range(_LENGTH) if i not in _HYPHENS])
+_HYPHEN: Final = 0x20
+_OTHER: Final = 0xFF
 _UUID: Final = pa.binary(16)
 
 
-def _nibbles() -> npt.NDArray[np.uint8]:
-    table = np.full(256, _NOT_HEX, np.uint8)
+def _classes() -> npt.NDArray[np.uint8]:
+    """For each byte: the value of a hexadecimal digit, `_HYPHEN` or `_OTHER`."""
+    table = np.full(256, _OTHER, np.uint8)
+    table[ord("-")] = _HYPHEN
     for value in range(16):
         for digit in (f"{value:x}", f"{value:X}"):
             table[ord(digit)] = value
     return table
 
 
-_NIBBLES: Final = _nibbles()
+_CLASSES: Final = _classes()
+#: At each place of a uuid, what must remain of the class under the mask `0xF0`: nothing, or the hyphen.
+_SHAPE: Final = np.array([_HYPHEN if i in _HYPHENS else 0 for i in range(_LENGTH)], np.uint8)
 
 
 def read_uuid(values: pa.StringArray) -> Typed:
@@ -41,9 +46,9 @@ def read_uuid(values: pa.StringArray) -> Typed:
     if len(starts) and data is not None:
         # Row by row the 36 bytes from where each value starts.
         text = np.lib.stride_tricks.sliding_window_view(np.frombuffer(memoryview(data), np.uint8), _LENGTH)[starts]
-        digits = _NIBBLES[text[:, _DIGITS]]
-        fine = (digits != _NOT_HEX).all(axis=1) & (text[:, _HYPHENS] == ord("-")).all(axis=1)
-        good[right_length] = fine
+        classes = np.take(_CLASSES, text)
+        good[right_length] = ((classes & 0xF0) == _SHAPE).all(axis=1)
+        digits = classes[:, _DIGITS]
         raw[right_length] = (digits[:, 0::2] << 4) | digits[:, 1::2]
     if values.null_count:
         valid = as_bools(values.is_valid())
