@@ -231,7 +231,10 @@ class ObjectStore:
         return await self._call("complete_multipart", request)
 
     async def list_multiparts(self, prefix: str) -> list[tuple[str, str]]:
-        """Key and multipart id of every unfinished multipart upload whose key begins with `prefix`."""
+        """Key and multipart id of every unfinished multipart upload of a key, or of all with an empty prefix.
+
+        In between lies no agreement: MinIO takes the prefix for a whole key, where others match its beginning.
+        """
         found: list[tuple[str, str]] = []
         more: dict[str, Any] = {}
         while True:

@@ -64,7 +64,7 @@ async def test_a_broken_download_goes_on_where_it_broke(settings_each_store: Set
 async def test_a_stall_is_taken_for_a_break(settings: Settings) -> None:
     async with proxied(settings, s3_read_timeout_seconds=0.3) as (store, proxy):
         etag = await store.put("data", DATA)
-        got = b""
+        got = bytearray()
         async with aclosing(
             read_range(store, "data", etag=etag, start=0, end=len(DATA), chunk_bytes=64 * KIB)
         ) as chunks:
@@ -72,8 +72,7 @@ async def test_a_stall_is_taken_for_a_break(settings: Settings) -> None:
             await proxy.stall("down")
             accepted = proxy.accepted
             with pytest.raises(Failure) as caught:
-                while True:
-                    got += await anext(chunks)
+                await drain(chunks, got)
         assert caught.value.code == "storage_unavailable"
         assert caught.value.transient
         assert proxy.accepted > accepted
@@ -101,13 +100,12 @@ async def test_a_change_in_the_middle_is_seen_by_the_resumed_download(settings_e
         async with aclosing(
             read_range(store, "data", etag=etag, start=0, end=len(DATA), chunk_bytes=64 * KIB)
         ) as chunks:
-            got = await anext(chunks)
+            got = bytearray(await anext(chunks))
             async with open_object_store(settings_each_store) as direct:
                 await direct.put("data", b"x" * len(DATA))
             await proxy.drop()
             with pytest.raises(Failure) as caught:
-                while True:
-                    got += await anext(chunks)
+                await drain(chunks, got)
         assert caught.value.code == "data_changed"
         assert DATA.startswith(got)
 

@@ -87,7 +87,7 @@ async def test_abort_leaves_nothing(settings_each_store: Settings, bucket_each_s
         await store.upload_part("big", first, 1, os.urandom(5 * MIB))
         await store.upload_part("big", second, 1, b"x")
         await store.abort_multipart("big", first)
-        assert await store.list_multiparts("big") == [("big-other", other)]
+        assert await store.list_multiparts("") == [("big-other", other)]
         await store.abort_multipart("big", first)
         await store.abort_multipart("big-other")
     assert bucket_each_store.keys() == bucket_each_store.open_multipart_uploads() == []
@@ -155,15 +155,16 @@ async def test_a_store_that_stops_reading_does_not_hang_a_put(settings: Settings
         changed = change(
             settings,
             s3_endpoint_url=proxy.url(str(settings.s3_endpoint_url)),
-            s3_read_timeout_seconds=0.2,
-            s3_connect_timeout_seconds=0.2,
+            s3_read_timeout_seconds=0.5,
+            s3_connect_timeout_seconds=0.5,
             s3_max_attempts=1,
         )
         async with open_object_store(changed) as store:
-            await store.put("warm", b"x")
+            await store.check()
             await proxy.stall()
             with pytest.raises(Failure) as caught:
                 await store.put("small", b"x")
             assert caught.value.code == "storage_unavailable"
-            await proxy.restore()
+        await proxy.restore()
+        async with open_object_store(settings) as store:
             await store.put("small", b"x")
