@@ -212,7 +212,6 @@ class Lane:
             source=source,  # type: ignore[arg-type]  # memoryviews work as well as bytes
             format=copy_format,
             encoding="utf8",
-            timeout=0,
             **options,
         )
         return int(tag.removeprefix("COPY "))

@@ -1,0 +1,170 @@
+"""A loader with everything that it needs, against real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from stream_api.config import Settings
+from stream_api.ledger.pool import Pool, open_pool
+from stream_api.ledger.uploads import Ledger, UploadRow
+from stream_api.load.loader import Loader
+from stream_api.load.pipeline import Pipeline
+from stream_api.load.reporting import Reporter
+from stream_api.status.record import StatusRecord
+from stream_api.storage.keys import data_key
+from stream_api.storage.manifests import Manifest, mark_pending, write_manifest
+from stream_api.storage.objects import ObjectStore, open_object_store
+
+Result = TypeVar("Result")
+
+HEADER = b"id,event_type,source,payload,occurred_at,amount,status\n"
+
+
+def event(number: int, **values: str) -> bytes:
+    """One row of webhook_events; `values` are put in as they are."""
+    row = {
+        "id": f"00000000-0000-4000-8000-{number:012x}",
+        "event_type": "order.created",
+        "source": "shop",
+        "payload": f'"{{""n"": {number}}}"',
+        "occurred_at": "2026-11-23T10:00:00Z",
+        "amount": f"{number}.50",
+        "status": "ok",
+    } | values
+    return ",".join(row.values()).encode() + b"\n"
+
+
+def events(numbers: range) -> bytes:
+    """A file of that many rows."""
+    return HEADER + b"".join(event(number) for number in numbers)
+
+
+@dataclass
+class Statuses:
+    """Keeps status records in memory."""
+
+    records: list[StatusRecord] = field(default_factory=list)
+
+    async def write(self, record: StatusRecord, /) -> None:
+        self.records.append(record)
+
+
+@dataclass
+class Loading:
+    """Loads and looks."""
+
+    settings: Settings
+    store: ObjectStore
+    pool: Pool
+    ledger: Ledger
+    loader: Loader
+    statuses: Statuses
+    pipelines: list[Pipeline]
+
+    async def stored(self, data: bytes, *, segment_bytes: int | None = None) -> Manifest:
+        """Put a file where Stage 1 would."""
+        upload_id = uuid4()
+        key = data_key(upload_id)
+        manifest = Manifest(
+            upload_id=upload_id,
+            key=key,
+            etag=await self.store.put(key, data),
+            size_bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            file_name="test.csv",
+            content_type="text/csv",
+            dataset="webhook_events",
+            callback_url=None,
+            fields={},
+            segment_bytes=segment_bytes or self.settings.segment_bytes,
+            created_at=datetime.now(UTC),
+        )
+        await mark_pending(self.store, upload_id)
+        await write_manifest(self.store, manifest)
+        return manifest
+
+    async def load(self, manifest: Manifest) -> UploadRow:
+        """Load and return the upload's row."""
+        await self.loader.load(manifest.upload_id)
+        row = await self.ledger.get(manifest.upload_id)
+        assert row is not None
+        return row
+
+    async def value(self, query: str, *args: Any) -> Any:
+        async with self.pool.acquire() as connection:
+            return await connection.fetchval(query, *args)
+
+    async def execute(self, statement: str) -> None:
+        async with self.pool.acquire() as connection:
+            await connection.execute(statement)
+
+    async def fetch(self, query: str) -> list[tuple[Any, ...]]:
+        async with self.pool.acquire() as connection:
+            return [tuple(record.values()) for record in await connection.fetch(query)]
+
+    async def count(self) -> int:
+        """Rows in the table."""
+        return int(await self.value("SELECT count(*) FROM webhook_events"))
+
+    async def keys(self) -> list[str]:
+        """What lies in the bucket, manifests left out."""
+        return [key async for key in self.store.list_keys("") if not key.endswith("manifest.json")]
+
+    async def lanes(self) -> list[asyncpg.Record]:
+        """Sessions of lanes in this database."""
+        async with self.pool.acquire() as connection:
+            return list(
+                await connection.fetch(
+                    "SELECT pid, application_name, state FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND application_name LIKE 'stream-api:%'"
+                )
+            )
+
+
+@asynccontextmanager
+async def open_loading(settings: Settings) -> AsyncIterator[Loading]:
+    """A loader of its own: another worker, as far as the servers can tell."""
+    statuses, pipelines = Statuses(), list[Pipeline]()
+
+    def started(_upload_id: UUID, pipeline: Pipeline) -> None:
+        pipelines.append(pipeline)
+
+    with ThreadPoolExecutor(2) as threads:
+
+        async def run_in_thread(function: Callable[..., Result], /, *args: Any) -> Result:
+            return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+
+        async with open_object_store(settings) as store:
+            pool = await open_pool(settings)
+            try:
+                ledger = Ledger(pool)
+                loader = Loader(
+                    settings=settings,
+                    store=store,
+                    pool=pool,
+                    ledger=ledger,
+                    reporter=Reporter(statuses),
+                    run_in_thread=run_in_thread,
+                    started=started,
+                )
+                yield Loading(settings, store, pool, ledger, loader, statuses, pipelines)
+            finally:
+                async with asyncio.timeout(10):
+                    await pool.close()
+
+
+@pytest.fixture
+async def loading(settings: Settings) -> AsyncIterator[Loading]:
+    async with open_loading(settings) as opened:
+        yield opened

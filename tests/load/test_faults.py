@@ -1,0 +1,207 @@
+"""Loads whose stores fail under them: nothing is lost, nothing doubled, nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from stream_api.config import Settings
+from stream_api.dev.postgres import Postgres
+from stream_api.errors import Failure
+from stream_api.storage.manifests import Manifest
+from tests.load.conftest import Loading, events, open_loading
+from tests.support.faults import FaultProxy
+from tests.support.settings import change
+
+ROWS = 20_000
+SEGMENT_BYTES = 64 * 1024
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something holds that nobody tells us of."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class Behind:
+    """A loader whose servers stand behind proxies, and one that reaches them directly."""
+
+    loading: Loading
+    direct: Loading
+    postgres: FaultProxy
+    s3: FaultProxy
+
+    async def stored(self) -> Manifest:
+        return await self.direct.stored(events(range(ROWS)), segment_bytes=SEGMENT_BYTES)
+
+    async def begun(self, manifest: Manifest) -> asyncio.Task[None]:
+        """A load that has committed something and has more to do."""
+        task = asyncio.create_task(self.loading.loader.load(manifest.upload_id))
+
+        def committed() -> bool:
+            records = self.loading.statuses.records
+            return task.done() or bool(records and records[-1].rows_processed)
+
+        await until(committed)
+        assert not task.done()
+        return task
+
+
+@pytest.fixture
+async def behind(settings: Settings) -> AsyncIterator[Behind]:
+    async with behind_proxies(settings) as made:
+        yield made
+
+
+@asynccontextmanager
+async def behind_proxies(settings: Settings) -> AsyncIterator[Behind]:
+    assert settings.s3_endpoint_url is not None
+    dsn = settings.database_url.get_secret_value()
+    async with FaultProxy.before(dsn) as postgres, FaultProxy.before(settings.s3_endpoint_url) as s3:
+        proxied = change(
+            settings,
+            database_url=postgres.url(dsn),
+            s3_endpoint_url=s3.url(settings.s3_endpoint_url),
+            # Small, so that a file of a few megabytes is many of them.
+            batch_bytes=32 * 1024,
+            s3_backoff_seconds=0.01,
+        )
+        async with open_loading(settings) as direct, open_loading(proxied) as loading:
+            yield Behind(loading, direct, postgres, s3)
+
+
+async def finishes(loading: Loading, manifest: Manifest) -> None:
+    """What every test ends with: the load completes, and the count is exact."""
+    row = await loading.load(manifest)
+    assert (row.state, row.rows_read, row.rows_inserted) == ("completed", ROWS, ROWS)
+    assert await loading.count() == ROWS
+    assert await loading.keys() == []
+    assert await loading.lanes() == []
+
+
+async def test_a_download_that_breaks_goes_on(behind: Behind) -> None:
+    manifest = await behind.stored()
+    for end in (behind.s3.reset_after, behind.s3.close_after):
+        await end(manifest.size_bytes // 3)
+        row = await behind.loading.load(manifest)
+        assert (row.state, row.rows_inserted) == ("completed", ROWS)
+        assert await behind.direct.count() == ROWS
+        await behind.direct.execute("TRUNCATE webhook_events")
+        manifest = await behind.stored()
+    await finishes(behind.loading, manifest)
+
+
+async def test_a_database_that_goes_away_while_copy_is_throttled_does_not_hang_the_load(behind: Behind) -> None:
+    manifest = await behind.stored()
+    await behind.postgres.throttle(200_000, "up")
+    load = await behind.begun(manifest)
+    await behind.postgres.drop()
+    with pytest.raises(Failure) as caught:
+        await load
+    assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
+    await behind.postgres.restore()
+    await finishes(behind.loading, manifest)
+
+
+async def test_a_terminated_lane_ends_the_load(behind: Behind) -> None:
+    manifest = await behind.stored()
+    await behind.postgres.throttle(200_000, "up")
+    load = await behind.begun(manifest)
+    for lane in await behind.direct.lanes():
+        await behind.direct.value("SELECT pg_terminate_backend($1)", lane["pid"])
+    with pytest.raises(Failure) as caught:
+        await load
+    assert caught.value.transient
+    await behind.postgres.restore()
+    await finishes(behind.loading, manifest)
+
+
+async def test_a_worker_that_is_cut_off_does_not_block_its_successor(behind: Behind) -> None:
+    """As SIGSTOP in the middle of a COPY: the connections stay open, nothing moves."""
+    manifest = await behind.stored()
+    await behind.postgres.throttle(500_000, "up")
+    load = await behind.begun(manifest)
+    await behind.postgres.stall()
+    assert await behind.direct.lanes()
+    await finishes(behind.direct, manifest)
+    # The first worker wakes up, finds its sessions gone and its run taken, and touches nothing.
+    await behind.postgres.restore()
+    with pytest.raises(Failure) as caught:
+        await load
+    assert caught.value.transient
+    records = len(behind.loading.statuses.records)
+    await behind.loading.loader.load(manifest.upload_id)
+    assert [record.status for record in behind.loading.statuses.records[records:]] == ["completed"]
+    assert await behind.direct.count() == ROWS
+
+
+async def test_a_cancelled_load_leaves_the_rest_to_the_next(behind: Behind) -> None:
+    manifest = await behind.stored()
+    load = await behind.begun(manifest)
+    load.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    assert await behind.direct.lanes() == []
+    row = await behind.direct.ledger.get(manifest.upload_id)
+    assert row is not None
+    assert row.state == "processing"
+    assert 0 < await behind.direct.count() == row.rows_inserted < ROWS
+    await finishes(behind.loading, manifest)
+
+
+async def test_two_workers_at_once(behind: Behind) -> None:
+    manifest = await behind.stored()
+    load = await behind.begun(manifest)
+    results = await asyncio.gather(load, behind.direct.loader.load(manifest.upload_id), return_exceptions=True)
+    assert all(result is None or (isinstance(result, Failure) and result.transient) for result in results)
+    await finishes(behind.direct, manifest)
+
+
+async def test_a_locked_table_stops_the_reading_of_s3(behind: Behind) -> None:
+    rows = 60_000
+    manifest = await behind.direct.stored(events(range(rows)), segment_bytes=SEGMENT_BYTES)
+    async with behind.direct.pool.acquire() as locker:
+        transaction = locker.transaction()
+        await transaction.start()
+        await locker.execute("LOCK TABLE webhook_events IN ACCESS EXCLUSIVE MODE")
+        load = asyncio.create_task(behind.loading.loader.load(manifest.upload_id))
+        await until(lambda: bool(behind.loading.pipelines))
+        (pipeline,) = behind.loading.pipelines
+        # From the last channel back to the first, each has a sender that waits.
+        await until(lambda: all(stats.blocked_senders == 1 for stats in pipeline.stats[:3]))
+        blocked = pipeline.stats
+        for stats in blocked:
+            assert stats.peak_bytes <= stats.max_bytes
+        # What the reader has sent is in the channels, in the hands of stages and lanes, and nowhere else.
+        lanes = behind.loading.settings.lanes
+        bound = sum(stats.max_bytes for stats in blocked) + (lanes + 2) * 4 * 32 * 1024 + 6 * 32 * 1024
+        assert blocked[0].sent_bytes <= bound < manifest.size_bytes
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert [stats.sent_items for stats in pipeline.stats[:3]] == [stats.sent_items for stats in blocked[:3]]
+        await transaction.rollback()
+        await load
+    row = await behind.direct.ledger.get(manifest.upload_id)
+    assert row is not None
+    assert (row.state, row.rows_inserted, await behind.direct.count()) == ("completed", rows, rows)
+
+
+async def test_postgres_killed_and_started_again(own_postgres: Postgres, settings: Settings) -> None:
+    own = change(settings, database_url=own_postgres.dsn, batch_bytes=32 * 1024)
+    async with behind_proxies(own) as behind:
+        manifest = await behind.stored()
+        await behind.postgres.throttle(500_000, "up")
+        load = await behind.begun(manifest)
+        await asyncio.to_thread(own_postgres.kill)
+        with pytest.raises(Failure) as caught:
+            await load
+        assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
+        await asyncio.to_thread(own_postgres.start)
+        await behind.postgres.restore()
+        await finishes(behind.loading, manifest)
