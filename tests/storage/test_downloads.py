@@ -26,13 +26,20 @@ async def proxied(settings: Settings, **changes: object) -> AsyncIterator[tuple[
             yield store, proxy
 
 
+async def drain(chunks: AsyncIterator[bytes], got: bytearray) -> None:
+    async for chunk in chunks:
+        got += chunk
+
+
 async def read(
     store: ObjectStore, etag: str, start: int = 0, end: int = len(DATA), chunk_bytes: int = 64 * KIB
 ) -> bytes:
+    got = bytearray()
     async with aclosing(read_range(store, "data", etag=etag, start=start, end=end, chunk_bytes=chunk_bytes)) as chunks:
-        collected = [chunk async for chunk in chunks]
-    assert all(0 < len(chunk) <= chunk_bytes for chunk in collected)
-    return b"".join(collected)
+        async for chunk in chunks:
+            assert 0 < len(chunk) <= chunk_bytes
+            got += chunk
+    return bytes(got)
 
 
 async def test_ranges(settings_each_store: Settings) -> None:
