@@ -1,0 +1,49 @@
+"""The status record of an upload: what `GET /upload/{id}/status` answers with."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+
+class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What a client may know about an upload. JSON in camelCase; times in UTC, as RFC 3339.
+
+    `rows_read = rows_processed + rows_failed` and `rows_processed = rows_inserted + rows_updated + rows_skipped`.
+
+    :param status: `uploaded`, `processing`, `completed`, `failed`, `cancelled` or `expired`.
+    :param rejected: rows that were not loaded, by code.
+    :param progress: from 0 to 1: the share of the bytes that is in committed segments; 1 only when completed.
+    :param error: `{"code": …, "message": …, …}` when failed.
+    :param waiting_for: the service whose outage a load waits out (`database`, `storage`), if it does.
+    :param run: of the last taking; 0 before the first. A record never replaces one of a later run.
+    :param started_at: of the first run.
+    :param completed_at: when the end state was reached, whichever it is.
+    """
+
+    upload_id: UUID
+    status: str
+    rows_read: int = 0
+    rows_processed: int = 0
+    rows_failed: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_skipped: int = 0
+    rejected: dict[str, int] = msgspec.field(default_factory=dict)
+    progress: float = 0.0
+    error: dict[str, Any] | None = None
+    waiting_for: str | None = None
+    file_name: str | None = None
+    size_bytes: int
+    sha256: str
+    dataset: str
+    callback_url: str | None = None
+    run: int = 0
+    created_at: datetime
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    updated_at: datetime
+    status_url: str | None = None

@@ -1,0 +1,74 @@
+"""Status records in Redis."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from redis.asyncio import Redis
+
+from stream_api.status.connection import redis_failures
+from stream_api.status.record import StatusRecord
+
+# A worker that was frozen, and wakes up to write what it was about to, must not overwrite what its successor wrote.
+_WRITE: Final = """
+local old = redis.call('GET', KEYS[1])
+if old then
+  local readable, record = pcall(cjson.decode, old)
+  if readable and type(record) == 'table' and (tonumber(record['run']) or 0) > tonumber(ARGV[2]) then
+    return 0
+  end
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
+return 1
+"""
+
+
+class StatusStore:
+    """Status records, each for a limited time from its last change.
+
+    :param redis: of `open_redis`; stays the caller's.
+    :param ttl_seconds: how long a record lives.
+    """
+
+    def __init__(self, redis: Redis, *, ttl_seconds: int) -> None:
+        self._redis = redis
+        self._ttl_seconds = ttl_seconds
+        self._write = redis.register_script(_WRITE)
+
+    async def write(self, record: StatusRecord, /) -> None:
+        """Replace the record of that upload, unless it is of a later run.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        async with redis_failures():
+            await self._write(
+                keys=[_key(record.upload_id)], args=[msgspec.json.encode(record), record.run, self._ttl_seconds]
+            )
+
+    async def read(self, upload_id: UUID) -> StatusRecord | None:
+        """The record; `None` when there is none, or one that this version cannot read: it is only a copy.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        async with redis_failures():
+            found = await self._redis.get(_key(upload_id))
+        if found is None:
+            return None
+        try:
+            return msgspec.json.decode(found, type=StatusRecord)
+        except msgspec.DecodeError:
+            return None
+
+    async def check(self) -> None:
+        """Ask for an answer, for `/readyz`.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        async with redis_failures():
+            await self._redis.get("stream-api:check")
+
+
+def _key(upload_id: UUID) -> str:
+    return f"stream-api:upload:{upload_id}"
