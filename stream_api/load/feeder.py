@@ -56,7 +56,7 @@ async def dispatch(encoded: Channel[Encoded], segments: Channel[SegmentStream], 
     stream: SegmentStream | None = None
     try:
         async for batch in encoded:
-            source = batch.batch
+            source = batch.span
             if stream is not None and stream.number != source.segment:
                 stream.batches.close()
                 stream = None
@@ -92,8 +92,8 @@ class _Sent:
     copying: list[Int64s] = field(default_factory=list)
 
     def add(self, encoded: Encoded) -> None:
-        self.end = encoded.batch.end
-        self.lines += encoded.batch.lines
+        self.end = encoded.span.end
+        self.lines += encoded.span.lines
         self.read += encoded.read
         self.rejected.update(rejection.code for rejection in encoded.rejections)
         if encoded.binary_lines.size:

@@ -30,6 +30,18 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Where a batch lies in the file; its parts are those of `Batch`, without the bytes."""
+
+    segment: int
+    start: int
+    end: int
+    first_line: int
+    lines: int
+    ends_segment: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Some whole records of one segment, as cut: the unit of parsing, validating and encoding.
 
@@ -54,6 +66,11 @@ class Batch:
     def end(self) -> int:
         """The byte of the decoded file just past this batch."""
         return self.start + len(self.data)
+
+    @property
+    def span(self) -> Span:
+        """Where it lies."""
+        return Span(self.segment, self.start, self.end, self.first_line, self.lines, self.ends_segment)
 
     @property
     def size_bytes(self) -> int:
@@ -91,6 +108,7 @@ class Rows:
 class Encoded:
     """A batch ready for COPY: rows in binary form, rows in CSV form (those only Postgres can read), rejections.
 
+    :param span: of the batch, whose bytes are no longer held.
     :param read: `Rows.read`; equal to binary rows + CSV rows + rejections.
     :param binary: pieces of binary COPY data, without its header and trailer.
     :param binary_lines: the file's line of each row in `binary`, in its order.
@@ -98,7 +116,7 @@ class Encoded:
     :param csv_lines: as `binary_lines`, for `csv`.
     """
 
-    batch: Batch
+    span: Span
     read: int
     binary: tuple[bytes, ...]
     binary_lines: Int64s

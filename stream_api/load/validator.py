@@ -134,7 +134,7 @@ class Validator:
         by_csv = good & by_csv if self._encoder is not None else good
         by_binary = good & ~by_csv
         return Encoded(
-            batch=rows.batch,
+            span=rows.batch.span,
             read=rows.read,
             binary=self._encode_binary(checked.arrays, by_binary),
             binary_lines=rows.lines[by_binary],
