@@ -14,6 +14,8 @@ PORT ?= 3002
 MINIO_VERSION := v0.0.0-20250907161309-07c3a429bfed
 MINIO_DIR := $(HOME)/.cache/stream-api/bin
 
+COMPILE := uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --quiet
+
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint format dev demo minio lock
 
@@ -35,15 +37,17 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 test: lint  ## all checks, then all tests
 	$(BIN)/python -m pytest
 
-lint: setup  ## ruff, mypy and the direction of imports
+lint: setup  ## ruff, mypy, the direction of imports, the README's tables
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python docs/tables.py --check
 
-format: setup  ## let ruff format and mend what it can
+format: setup  ## let ruff format and mend what it can, write the README's tables
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+	$(BIN)/python docs/tables.py
 
 dev: setup  ## the whole service on this machine, at PORT (3002), until Ctrl-C
 	$(BIN)/stream-api dev --port $(PORT) --store $(STORE)
@@ -57,5 +61,6 @@ $(MINIO_DIR)/minio:
 	@command -v go >/dev/null || { echo "Go is needed to build MinIO: https://go.dev/doc/install" >&2; exit 1; }
 	GOBIN=$(MINIO_DIR) GOTOOLCHAIN=local go install github.com/minio/minio@$(MINIO_VERSION)
 
-lock:  ## write requirements.lock anew from setup.cfg (needs uv)
-	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --extra test setup.cfg -o requirements.lock
+lock:  ## write both lock files anew from setup.cfg (needs uv)
+	$(COMPILE) --extra test setup.cfg -o requirements.lock
+	$(COMPILE) --extra build setup.cfg -o deploy/requirements.lock

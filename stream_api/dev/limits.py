@@ -18,7 +18,7 @@ _ROOT: Final = Path("/sys/fs/cgroup")
 
 
 class _NotHere(Exception):
-    """This way of limiting memory does not work on this machine; the message says why."""
+    """A way of limiting memory does not work on this machine; the message says why."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ def test_a_process_over_the_limit_is_killed_and_one_below_is_not(tmp_path: Path)
 
 def test_where_nothing_works_the_reasons_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stream_api.dev.limits._ROOT", tmp_path)
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda _: None)
     with memory_limit(64 * MIB) as limit:
         assert limit.limit_bytes is None
         assert "cgroup v1" in limit.description
