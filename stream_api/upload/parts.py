@@ -1,0 +1,173 @@
+"""Cuts a file into parts of equal size, each with room from the budget taken before it is read.
+
+Memory: one upload holds at most 1 filling + 1 queued + `parts_in_flight` parts, and all uploads of the process
+together at most the budget. A part is filled into one `BytesIO` of the right size from the start, whose bytes become
+the body of the request to S3 without a copy (CPython's `BytesIO.getvalue` shares a buffer that it fills exactly).
+Beside the budget an upload holds a few chunks, in `BodyPartReader` and here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import BodyPartReader
+
+from stream_api.errors import Failure
+from stream_api.flow.budget import ByteBudget, Lease
+from stream_api.flow.channel import Channel
+from stream_api.upload.client import ClientStream
+from stream_api.upload.form import FormReader
+
+#: What is read from the client at once. Larger chunks brought no speed, and each upload holds about five of them.
+CHUNK_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part with its room.
+
+    :param number: from 1.
+    :param lease: to be given back when S3 has acknowledged the part, or when its data is no longer used.
+    """
+
+    number: int
+    data: bytes
+    lease: Lease
+
+
+class PartCutter:
+    """Reads one file into parts.
+
+    :param channel: takes the parts of a file of more than one.
+    :param max_file_bytes: bound for the file.
+    """
+
+    def __init__(
+        self,
+        stream: ClientStream,
+        budget: ByteBudget,
+        channel: Channel[Part],
+        *,
+        part_bytes: int,
+        max_file_bytes: int,
+        admission_timeout_seconds: float,
+    ) -> None:
+        self._stream: Final = stream
+        self._budget: Final = budget
+        self._channel: Final = channel
+        self._part_bytes: Final = part_bytes
+        self._max_file_bytes: Final = max_file_bytes
+        self._admission_timeout_seconds: Final = admission_timeout_seconds
+        self._sha256: Final = hashlib.sha256()
+        #: What was read beyond the part that it was read for: less than two chunks.
+        self._carry = b""
+        #: Room of the part that is being filled, or of the only part.
+        self._lease: Lease | None = None
+        #: Room of parts that are sent into the channel; a receiver takes out that of its part.
+        self.queued: Final[set[Lease]] = set()
+        self.size_bytes = 0
+
+    @property
+    def holds_room(self) -> bool:
+        """Room of the budget waits for what this client sends."""
+        return self._lease is not None
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was read, in hexadecimal."""
+        return self._sha256.hexdigest()
+
+    async def cut(self, file: BodyPartReader, form: FormReader) -> Part | None:
+        """Read the file to its end.
+
+        :returns: the only part of a file that fits into one, its room still ours; otherwise `None`, and all parts
+            have gone through the channel.
+        :raises Failure: `file_empty`, `file_too_large`, `server_busy`, or what is wrong with the form.
+        """
+        number = 1
+        while True:
+            self._lease = await self._admit()
+            data = await self._fill(file, form)
+            if not data:
+                raise Failure("file_empty", "The file is empty.")
+            if number == 1:
+                # Whether it is the only one must be known before it goes anywhere.
+                await self._peek(file, form)
+                if not self._carry:
+                    return Part(number, data, self._lease)
+            part, self._lease = Part(number, data, self._lease), None
+            self.queued.add(part.lease)
+            await self._channel.send(part, len(data))
+            # Where this waits for the client, nothing may hold on to what S3 may have acknowledged.
+            del part, data
+            # Without room for it: this chunk tells whether room is needed.
+            await self._peek(file, form)
+            if not self._carry:
+                return None
+            number += 1
+
+    def release(self) -> None:
+        """Give back the room of everything that no receiver has taken. Idempotent."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+        while self.queued:
+            self.queued.pop().release()
+
+    async def _admit(self) -> Lease:
+        try:
+            async with asyncio.timeout(self._admission_timeout_seconds):
+                return await self._budget.acquire(self._part_bytes)
+        except TimeoutError as exc:
+            raise Failure(
+                "server_busy",
+                f"There was no room for this upload for {self._admission_timeout_seconds:g} seconds; try again later.",
+                retryAfterSeconds=max(1, round(self._admission_timeout_seconds)),
+            ) from exc
+
+    async def _fill(self, file: BodyPartReader, form: FormReader) -> bytes:
+        left = self._stream.most_bytes_left
+        buffer = _buffer(self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES))
+        size = 0
+        while size < self._part_bytes:
+            await self._peek(file, form)
+            if not self._carry:
+                break
+            room = self._part_bytes - size
+            size += buffer.write(self._carry[:room])
+            self._carry = self._carry[room:]
+        buffer.truncate(size)
+        return buffer.getvalue()
+
+    async def _peek(self, file: BodyPartReader, form: FormReader) -> None:
+        """See to it that `_carry` holds something, unless the file has ended."""
+        while not self._carry and not file.at_eof():
+            with form.reading():
+                self._carry = await file.read_chunk(CHUNK_BYTES)
+            self._sha256.update(self._carry)
+            self.size_bytes += len(self._carry)
+            if self.size_bytes > self._max_file_bytes:
+                raise too_large(self._max_file_bytes)
+
+
+def too_large(max_file_bytes: int) -> Failure:
+    """The failure of a file over the limit."""
+    return Failure(
+        "file_too_large",
+        f"The file is larger than {max_file_bytes} bytes, which is 10,000 parts of STREAM_API_PART_BYTES.",
+        limitBytes=max_file_bytes,
+    )
+
+
+def _buffer(capacity_bytes: int) -> io.BytesIO:
+    """An empty buffer that holds so much without growing, which would move its content again and again."""
+    buffer = io.BytesIO()
+    if capacity_bytes > 0:
+        buffer.seek(capacity_bytes - 1)
+        buffer.write(b"\0")
+        buffer.seek(0)
+    return buffer

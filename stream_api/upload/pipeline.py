@@ -1,0 +1,238 @@
+"""Stage 1: one request into the object storage.
+
+    client ─► MultipartReader ─► PartCutter ─► Channel of parts ─► senders ─► S3 parts ─► object, marker, manifest
+
+A slow S3 leaves the senders waiting, then the channel is full, then the cutter waits in `send` and no longer reads,
+and in the end aiohttp stops reading the socket. The budget does the same for all uploads of the process together.
+
+Memory of all uploads (`memory_bytes`): the budget, and for each connection the kernel's receive buffer, aiohttp's
+read buffer and some chunks. One upload holds at most 2 + `parts_in_flight` parts of the budget: one is filled, one is
+queued, the others are on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import structlog
+from aiohttp import BodyPartReader
+
+from stream_api.config import KIB, Settings
+from stream_api.errors import Failure
+from stream_api.flow.budget import ByteBudget
+from stream_api.flow.channel import Channel, ChannelFailed
+from stream_api.storage.manifests import Manifest
+from stream_api.storage.objects import ObjectStore
+from stream_api.upload.client import Body, ClientStream, watch_client
+from stream_api.upload.form import DEFAULT_DATASET, Form, FormReader, content_type_of, file_name_of
+from stream_api.upload.ids import new_upload_id
+from stream_api.upload.leftovers import Leftovers
+from stream_api.upload.parts import CHUNK_BYTES, Part, PartCutter, too_large
+from stream_api.upload.transfer import Transfer
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: What a request may be longer than its file and its text fields: headers and boundaries of the fields.
+_FORM_OVERHEAD_BYTES: Final = 64 * KIB
+#: How long a failed request waits for its leftovers to be removed before it is answered.
+_DISCARD_WAIT_SECONDS: Final = 5.0
+#: How long a cancelled request (a server that stops) waits for its last steps.
+_COMMIT_WAIT_SECONDS: Final = 10.0
+#: aiohttp's buffer of a body that is not read: twice `read_bufsize`, and one read of the socket beyond.
+READ_BUFFER_BYTES: Final = 64 * KIB
+_CONNECTION_BYTES: Final = 3 * READ_BUFFER_BYTES + 5 * CHUNK_BYTES
+
+
+def memory_bytes(settings: Settings) -> int:
+    """The most memory that uploads take, the kernel's receive buffers included (it doubles what is asked for)."""
+    per_connection = 2 * settings.socket_receive_buffer_bytes + _CONNECTION_BYTES
+    return settings.upload_budget_bytes + settings.max_connections * per_connection
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What can be seen of an upload under way."""
+
+    stream: ClientStream
+    channel: Channel[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """What all uploads of a process share.
+
+    :param budget: bounds the parts that all of them hold; `ByteBudget(settings.upload_budget_bytes)`.
+    :param datasets: the datasets that an upload may name.
+    :param max_file_bytes: bound for a file; `settings.max_file_bytes` but in tests.
+    """
+
+    settings: Settings
+    store: ObjectStore
+    budget: ByteBudget
+    leftovers: Leftovers
+    max_file_bytes: int
+    datasets: Collection[str] = (DEFAULT_DATASET,)
+    #: Uploads under way.
+    active: dict[UUID, Progress] = field(default_factory=dict)
+
+
+async def receive_upload(
+    uploads: Uploads, headers: Mapping[str, str], body: Body, content_length: int | None
+) -> Manifest:
+    """Take in one form with one file. When it returns, file and manifest are stored.
+
+    When it fails, what was stored is removed before it raises, or goes on being removed when that takes long.
+
+    :param headers: of the request.
+    :param content_length: of the body, if the client said so and the body is not compressed.
+    :raises Failure: with any code of Stage 1; `storage_unavailable` and `storage_refused`.
+    """
+    if content_length is not None:
+        most = uploads.max_file_bytes + uploads.settings.max_field_bytes + _FORM_OVERHEAD_BYTES
+        if content_length > most:
+            raise too_large(uploads.max_file_bytes)
+    return await _Upload(uploads, headers, body, content_length).run()
+
+
+class _Upload:
+    """One upload from its first byte to its manifest."""
+
+    def __init__(self, uploads: Uploads, headers: Mapping[str, str], body: Body, content_length: int | None) -> None:
+        settings = uploads.settings
+        self._uploads: Final = uploads
+        self._id: Final = new_upload_id()
+        self._stream: Final = ClientStream(body, content_length)
+        self._form: Final = Form(uploads.datasets)
+        self._fields: Final = FormReader(
+            headers, self._stream, self._form, max_field_bytes=settings.max_field_bytes, max_fields=settings.max_fields
+        )
+        self._channel: Final[Channel[Part]] = Channel("upload.parts", max_items=1, max_bytes=settings.part_bytes)
+        self._cutter: Final = PartCutter(
+            self._stream,
+            uploads.budget,
+            self._channel,
+            part_bytes=settings.part_bytes,
+            max_file_bytes=uploads.max_file_bytes,
+            admission_timeout_seconds=settings.admission_timeout_seconds,
+        )
+        self._transfer: Final = Transfer(uploads.store, self._id)
+        self._file_name: str | None = None
+        self._content_type = ""
+        self._stored = False
+
+    async def run(self) -> Manifest:
+        self._uploads.active[self._id] = Progress(self._stream, self._channel)
+        try:
+            only = await self._receive()
+            return await self._commit(only)
+        except BaseException as exc:
+            if not self._stored:
+                self._log_failure(exc)
+                self._cutter.release()
+                await self._uploads.leftovers.remove(self._transfer, wait_seconds=_DISCARD_WAIT_SECONDS)
+            raise
+        finally:
+            self._cutter.release()
+            del self._uploads.active[self._id]
+
+    async def _receive(self) -> Part | None:
+        """Read the whole form; what does not fit into one part is in S3, as parts, when it returns."""
+        settings = self._uploads.settings
+        only: Part | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(settings.parts_in_flight):
+                    group.create_task(self._send_parts())
+                watch = group.create_task(
+                    watch_client(
+                        self._stream,
+                        least_bytes_per_second=settings.min_upload_bytes_per_second,
+                        grace_seconds=settings.slow_client_grace_seconds,
+                        idle_timeout_seconds=settings.client_idle_timeout_seconds,
+                        others_wait=lambda: self._cutter.holds_room and self._uploads.budget.waiting > 0,
+                    )
+                )
+                try:
+                    async with aclosing(self._fields.files()) as files:
+                        async for file in files:
+                            only = await self._read_file(file)
+                except BaseException as exc:
+                    self._channel.fail(exc)
+                    raise
+                finally:
+                    watch.cancel()
+                self._channel.close()
+        except BaseExceptionGroup as failures:
+            raise _primary(failures) from None
+        return only
+
+    async def _read_file(self, file: BodyPartReader) -> Part | None:
+        self._file_name, self._content_type = file_name_of(file), content_type_of(file)
+        return await self._cutter.cut(file, self._fields)
+
+    async def _send_parts(self) -> None:
+        async for part in self._channel:
+            self._cutter.queued.discard(part.lease)
+            await self._transfer.send(part)
+            # While this waits for the next one, nothing may hold on to what S3 has acknowledged.
+            del part
+
+    async def _commit(self, only: Part | None) -> Manifest:
+        """The last steps. They are not torn apart by a cancellation, for then nobody would know what is stored."""
+        commit = asyncio.create_task(self._transfer.commit(only, self._manifest))
+        try:
+            manifest = await asyncio.shield(commit)
+        except asyncio.CancelledError:
+            await asyncio.wait({commit}, timeout=_COMMIT_WAIT_SECONDS)
+            commit.cancel()
+            await asyncio.gather(commit, return_exceptions=True)
+            self._stored = not commit.cancelled() and commit.exception() is None
+            raise
+        self._stored = True
+        return manifest
+
+    def _manifest(self, key: str, etag: str) -> Manifest:
+        return Manifest(
+            upload_id=self._id,
+            key=key,
+            etag=etag,
+            size_bytes=self._cutter.size_bytes,
+            sha256=self._cutter.sha256,
+            file_name=self._file_name,
+            content_type=self._content_type,
+            dataset=self._form.dataset,
+            callback_url=self._form.callback_url,
+            fields=self._form.fields,
+            segment_bytes=self._uploads.settings.segment_bytes,
+            created_at=datetime.now(UTC),
+        )
+
+    def _log_failure(self, exc: BaseException) -> None:
+        log.info(
+            "upload.failed",
+            upload_id=str(self._id),
+            code=exc.code if isinstance(exc, Failure) else type(exc).__name__,
+            received_bytes=self._stream.received_bytes,
+        )
+
+
+def _primary(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one that the client hears of: a bug before a failure, and of those the first."""
+    leaves: list[BaseException] = []
+
+    def collect(exc: BaseException) -> None:
+        if isinstance(exc, BaseExceptionGroup):
+            for each in exc.exceptions:
+                collect(each)
+        elif not isinstance(exc, ChannelFailed):
+            # A failed channel only passes on what another task has raised.
+            leaves.append(exc)
+
+    collect(group)
+    return next((leaf for leaf in leaves if not isinstance(leaf, Failure)), leaves[0])

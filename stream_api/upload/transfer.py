@@ -1,0 +1,121 @@
+"""The S3 side of one upload: parts, object, marker and manifest, and the removal of them all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from stream_api.storage.keys import data_key, manifest_key
+from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, write_manifest
+from stream_api.storage.objects import ObjectStore
+from stream_api.upload.parts import Part
+
+T = TypeVar("T")
+#: S3's own content type of the object; what the client said is in the manifest.
+_CONTENT_TYPE: Final = "text/csv"
+
+
+class Transfer:
+    """Sends one upload's data. After a failure, `discard` removes whatever may have been stored.
+
+    Requests that change something run in tasks of their own, so that a cancelled upload does not leave behind a
+    request of which nobody knows whether the store will still carry it out: `discard` first waits for them.
+    """
+
+    def __init__(self, store: ObjectStore, upload_id: UUID) -> None:
+        self._store: Final = store
+        self.upload_id: Final = upload_id
+        self.key: Final = data_key(upload_id)
+        self._requests: Final[set[asyncio.Task[Any]]] = set()
+        self._multipart: asyncio.Task[str] | None = None
+        self._etags: Final[dict[int, str]] = {}
+        self._object_tried = self._marker_tried = self._manifest_tried = False
+
+    @property
+    def touched(self) -> bool:
+        """Something may have been stored."""
+        return self._multipart is not None or self._object_tried
+
+    async def send(self, part: Part) -> None:
+        """Send a part of a file of several, and give its room back when S3 has acknowledged it.
+
+        :raises Failure: as `ObjectStore.upload_part`.
+        """
+        if self._multipart is None:
+            self._multipart = self._start(self._store.create_multipart(self.key, content_type=_CONTENT_TYPE))
+        try:
+            multipart_id = await asyncio.shield(self._multipart)
+        except BaseException:
+            part.lease.release()
+            raise
+        request = self._start(self._store.upload_part(self.key, multipart_id, part.number, part.data))
+        # Also when nobody waits for it any more: the data is held until then.
+        request.add_done_callback(lambda _: part.lease.release())
+        self._etags[part.number] = await asyncio.shield(request)
+
+    async def commit(self, only: Part | None, manifest_of: Callable[[str, str], Manifest]) -> Manifest:
+        """Data, then marker, then manifest: with the last the upload is stored.
+
+        :param only: the part of a file that fits into one, which becomes a single put.
+        :param manifest_of: gets key and ETag of the data.
+        :raises Failure: as `ObjectStore`; nothing can then be said of what is stored.
+        """
+        self._object_tried = True
+        if only is not None:
+            etag = await self._store.put(self.key, only.data, content_type=_CONTENT_TYPE)
+        else:
+            multipart_id = await self._multipart_id()
+            etag = await self._store.complete_multipart(self.key, multipart_id, sorted(self._etags.items()))
+        self._marker_tried = True
+        await mark_pending(self._store, self.upload_id)
+        manifest = manifest_of(self.key, etag)
+        self._manifest_tried = True
+        await write_manifest(self._store, manifest)
+        return manifest
+
+    async def settle(self, timeout_seconds: float) -> None:
+        """Wait for requests under way, and end those that take longer."""
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=timeout_seconds)
+            left = list(self._requests)
+            for request in left:
+                request.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def discard(self) -> None:
+        """Remove whatever may have been stored. Can be repeated; call `settle` first.
+
+        The manifest goes first: without it nobody takes the rest for an upload.
+
+        :raises Failure: as `ObjectStore`; some of it may still be there.
+        """
+        if self._manifest_tried:
+            await self._store.delete(manifest_key(self.upload_id))
+        if self._marker_tried:
+            await clear_pending(self._store, self.upload_id)
+        if self._multipart is not None:
+            known = self._multipart
+            created = known.done() and not known.cancelled() and known.exception() is None
+            await self._store.abort_multipart(self.key, known.result() if created else None)
+        if self._object_tried:
+            await self._store.delete(self.key)
+
+    async def _multipart_id(self) -> str:
+        if self._multipart is None:
+            msg = "a file of several parts has a multipart upload"
+            raise RuntimeError(msg)
+        return await asyncio.shield(self._multipart)
+
+    def _start(self, request: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(request)
+        self._requests.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._requests.discard(task)
+        if not task.cancelled():
+            # Whoever waited for it has the error; if nobody did, it was part of an upload that failed anyhow.
+            task.exception()
