@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -38,10 +39,13 @@ def codes_table() -> str:
 def with_tables(text: str) -> str:
     """The README with its tables as they must be."""
     for name, table in (("settings", settings_table()), ("codes", codes_table())):
-        begin, end = f"<!-- {name}: written by docs/tables.py -->\n", f"\n<!-- end of {name} -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        text = f"{before}{begin}{table}{end}{after}"
+        begin, end = f"<!-- {name}: written by docs/tables.py -->", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            msg = f"README.md has no place for the table of {name}"
+            raise ValueError(msg)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
     return text
 
 
@@ -63,7 +67,7 @@ def _docstrings() -> dict[str, str]:
     tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
     docs = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             match text:
                 case ast.Expr(value=ast.Constant(value=str(doc))):

@@ -42,8 +42,11 @@ class Settings(BaseSettings):
     s3_endpoint_url: str | None = Field(None, validation_alias="AWS_ENDPOINT_URL_S3")
     """An S3-compatible store; unset means AWS itself."""
     s3_access_key_id: str | None = Field(None, validation_alias="AWS_ACCESS_KEY_ID")
+    """Unset, with its secret: what the AWS libraries find by themselves (profiles, roles)."""
     s3_secret_access_key: SecretStr | None = Field(None, validation_alias="AWS_SECRET_ACCESS_KEY")
+    """The secret that belongs to the key."""
     s3_region: str = Field("us-east-1", validation_alias="AWS_REGION")
+    """Part of every signature; most stores but AWS take any."""
     bucket: str = "stream-api"
     """The bucket must exist, but for `stream-api dev`, which creates it."""
     s3_addressing_style: Literal["auto", "path", "virtual"] = "path"
@@ -51,10 +54,13 @@ class Settings(BaseSettings):
 
     # -- the service -----------------------------------------------------------------------------------------
     host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` for all, as in a container."""
     port: Annotated[int, Field(ge=0, le=65535)] = 3002
+    """Port to listen on; 0 for a free one."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto` writes for people on a terminal and JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Events below it are not written."""
     shutdown_timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
     """How long SIGTERM waits for requests under way; loads are handed back at once."""
     memory_limit_bytes: Positive | None = None
@@ -78,6 +84,7 @@ class Settings(BaseSettings):
     max_field_bytes: Positive = 64 * KIB
     """Limit for all text form fields of one upload together."""
     max_fields: Positive = 64
+    """Limit for the number of form fields of one upload."""
     socket_receive_buffer_bytes: Positive = 256 * KIB
     """Receive buffer of each client's socket: the kernel charges it to the container."""
     max_connections: Positive = 200
@@ -99,9 +106,11 @@ class Settings(BaseSettings):
     target_table: str = "webhook_events"
     """The table of the built-in dataset `webhook_events`."""
     database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Longer ones count as an outage: the load waits and goes on later."""
     database_command_timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
     """For the ledger's own statements; a COPY has no limit of its own: a locked table is waited for."""
     s3_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Longer ones count as an outage."""
     s3_read_timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
     """For the answer to one attempt, and for each read of a download; a stalled store is taken for dead after this."""
     s3_max_attempts: Annotated[int, Field(ge=1, le=20)] = 4
