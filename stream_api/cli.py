@@ -75,10 +75,22 @@ def _run(options: argparse.Namespace) -> int:
     logs.configure(settings.log_format, settings.log_level)
     if options.role == "migrate":
         return _migrate(settings)
+    return _service(settings, options)
+
+
+def _service(settings: Settings, options: argparse.Namespace) -> int:
     from stream_api import app  # noqa: PLC0415
+    from stream_api.memory import MemoryLimitTooLow  # noqa: PLC0415
 
     role = app.work(settings) if options.role == "worker" else app.serve(settings, worker=not options.no_worker)
-    asyncio.run(role)
+    try:
+        asyncio.run(role)
+    except MemoryLimitTooLow as exc:
+        print(f"stream-api: {exc}", file=sys.stderr)
+        return _USAGE
+    except OSError as exc:  # The address is taken, or is not ours.
+        print(f"stream-api: {exc.strerror or exc}", file=sys.stderr)
+        return _FAILED
     return 0
 
 
