@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -117,8 +117,10 @@ async def test_wrong_credentials_say_so(own_redis: Valkey) -> None:
 
 async def failing(store: StatusStore, *, attempts: int = 3) -> None:
     upload_id = uuid4()
-    for attempt in (store.check, lambda: store.read(upload_id), lambda: store.write(record(upload_id)))[:attempts]:
+    calls: list[Callable[[], Awaitable[object]]]
+    calls = [store.check, lambda: store.read(upload_id), lambda: store.write(record(upload_id))]
+    for call in calls[:attempts]:
         async with asyncio.timeout(10):
             with pytest.raises(Failure) as failed:
-                await attempt()
+                await call()
         assert (failed.value.code, failed.value.transient) == ("queue_unavailable", True)

@@ -1,0 +1,109 @@
+"""The queue of loads, from the side that asks for them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+from uuid import UUID
+
+import bullmq
+import structlog
+
+from stream_api.config import Settings
+from stream_api.status.connection import open_redis, redis_failures
+
+log = structlog.get_logger()
+
+#: Everything of ours in Redis, which is shared, lies under it.
+PREFIX: Final = "stream-api"
+QUEUE_NAME: Final = "loads"
+
+#: Errors that are not transient (bugs, mostly) get one try and three retries.
+_ATTEMPTS: Final = 4
+_BACKOFF: Final = "full-jitter"
+#: How long the request for another run of a job that is still finishing is kept; far longer than finishing takes.
+_AGAIN_SECONDS: Final = 3600
+
+
+class LoadQueue:
+    """Asks for loads. The job's id is the upload's, so there is never more than one job for an upload.
+
+    It connects at first use and never makes a request wait for more than a few seconds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        # A client of its own: BullMQ would retry every command for minutes, and shares badly.
+        self._redis = open_redis(settings)
+        self._queue: Any = bullmq.Queue(QUEUE_NAME, {"prefix": PREFIX, "connection": self._redis})
+
+    async def enqueue(self, upload_id: UUID) -> None:
+        """Have the upload loaded: now, or once more after the job that is running.
+
+        Does nothing where a job for it waits already.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        job_id = str(upload_id)
+        async with redis_failures():
+            # A retry can be asked for while the job of the earlier run, whose failure the client has just seen, is not
+            # quite finished: adding an id that exists is silently ignored. Workers look for this key after each job.
+            await self._redis.set(_again_key(job_id), "1", ex=_AGAIN_SECONDS)
+            existed = bool(await self._redis.exists(self._queue.toKey(job_id)))
+            state = await self._add(job_id)
+            if not existed or state != "active":
+                await self._redis.delete(_again_key(job_id))
+
+    async def ensure(self, upload_id: UUID) -> None:
+        """Have the upload loaded where there is no job for it; what runs or waits is left alone.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        async with redis_failures():
+            await self._add(str(upload_id))
+
+    async def enqueue_again(self, upload_id: UUID) -> bool:
+        """Enqueue the upload if that was asked for while its job, which has now ended, was running.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        async with redis_failures():
+            if not await self._redis.delete(_again_key(str(upload_id))):
+                return False
+            await self._add(str(upload_id))
+        return True
+
+    async def close(self) -> None:
+        """Close the connections."""
+        async with redis_failures():
+            await self._queue.close()
+
+    async def _add(self, job_id: str) -> str:
+        """Add the job, and bring back one that has ended and was kept. Gives back its state."""
+        options = {
+            "jobId": job_id,
+            "attempts": _ATTEMPTS,
+            "backoff": {"type": _BACKOFF},
+            # An ended job that is kept makes BullMQ ignore the next one with its id.
+            "removeOnComplete": True,
+            "removeOnFail": True,
+            "stackTraceLimit": 1,
+        }
+        job = await self._queue.add("load", {}, options)
+        state = str(await job.getState())
+        if state in {"completed", "failed"}:  # kept by something that is not this version
+            log.warning("jobs.ended_job_found", upload_id=job_id, state=state)
+            await job.retry(state, {"resetAttemptsMade": True, "resetAttemptsStarted": True})
+        return state
+
+
+def full_jitter(attempt: int, *, base_seconds: float, cap_seconds: float) -> float:
+    """Seconds to wait before another attempt: anything from nothing to `base × 2^(attempt - 1)`, at most `cap`.
+
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    # The exponent is bounded as well: 2.0 ** 1100 is an error.
+    return random.uniform(0, min(cap_seconds, base_seconds * 2.0 ** min(attempt - 1, 32)))  # noqa: S311
+
+
+def _again_key(job_id: str) -> str:
+    return f"{PREFIX}:again:{job_id}"
