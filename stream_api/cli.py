@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -88,7 +89,9 @@ def _service(settings: Settings, options: argparse.Namespace) -> int:
     except MemoryLimitTooLow as exc:
         print(f"stream-api: {exc}", file=sys.stderr)
         return _USAGE
-    except OSError as exc:  # The address is taken, or is not ours.
+    except OSError as exc:
+        if exc.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
+            raise
         print(f"stream-api: {exc.strerror or exc}", file=sys.stderr)
         return _FAILED
     return 0
