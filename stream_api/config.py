@@ -17,8 +17,6 @@ MIB = 1024 * KIB
 S3_MAX_PARTS = 10_000
 #: S3 refuses parts below this size, but for the last one (same page).
 S3_MIN_PART_BYTES = 5 * MIB
-#: Memory of the process before it does anything: the interpreter and the imported libraries (measured: 92 MB).
-BASE_BYTES = 100 * MIB
 
 Positive = Annotated[int, Field(gt=0)]
 

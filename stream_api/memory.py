@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stream_api.config import KIB, MIB, Settings
+from stream_api.config import MIB, Settings
 from stream_api.load.pipeline import Sizes
+from stream_api.upload.pipeline import memory_bytes as upload_memory_bytes
 
 #: The interpreter and the imported libraries (measured: 92 MB), the pools of connections and the event loop.
 BASE_BYTES = 110 * MIB
-#: What aiohttp holds of a request beyond the socket: its stream reader stops reading at twice 64 KiB.
-_READER_BYTES = 128 * KIB
-#: `io.BytesIO` grows by an eighth when it is full.
-_BUFFER_SLACK = 9 / 8
+#: What the kernel may hold of a download that waits for us: the usual limit of `net.ipv4.tcp_rmem`.
+_DOWNLOAD_SOCKET_BYTES = 6 * MIB
 #: Freed memory that the allocators keep, per thread that parses and encodes.
 _ARENA_BYTES = 16 * MIB
 #: Share of the limit that the formula may fill: the rest is for what the kernel charges beside (page tables, TLS).
@@ -30,27 +29,21 @@ class MemoryNeed:
 
     base: int
     uploads: int
-    connections: int
     loads: int
     threads: int
 
     @property
     def total(self) -> int:
         """Their sum."""
-        return self.base + self.uploads + self.connections + self.loads + self.threads
+        return self.base + self.uploads + self.loads + self.threads
 
 
 def memory_need(settings: Settings, *, api: bool, worker: bool) -> MemoryNeed:
-    """What a process with these roles needs at most.
-
-    The kernel doubles what SO_RCVBUF asks for, for its own bookkeeping (socket(7)), and charges it to the container.
-    """
-    per_connection = 2 * settings.socket_receive_buffer_bytes + _READER_BYTES
-    per_load = Sizes.of(settings, settings.segment_bytes).memory_bytes(settings.lanes)
+    """What a process with these roles needs at most."""
+    per_load = Sizes.of(settings, settings.segment_bytes).memory_bytes(settings.lanes) + _DOWNLOAD_SOCKET_BYTES
     return MemoryNeed(
         base=BASE_BYTES,
-        uploads=int(settings.upload_budget_bytes * _BUFFER_SLACK) if api else 0,
-        connections=settings.max_connections * per_connection if api else 0,
+        uploads=upload_memory_bytes(settings) if api else 0,
         loads=settings.load_concurrency * per_load if worker else 0,
         threads=settings.worker_threads * _ARENA_BYTES if worker else 0,
     )
@@ -68,10 +61,12 @@ def check_memory(settings: Settings, *, api: bool, worker: bool) -> MemoryNeed:
             f"{name} {value / MIB:.0f} MiB"
             for name, value in (
                 ("the process itself", need.base),
-                ("uploads (STREAM_API_UPLOAD_BUDGET_BYTES)", need.uploads),
                 (
-                    "client connections (STREAM_API_MAX_CONNECTIONS, STREAM_API_SOCKET_RECEIVE_BUFFER_BYTES)",
-                    need.connections,
+                    (
+                        "uploads (STREAM_API_UPLOAD_BUDGET_BYTES, STREAM_API_MAX_CONNECTIONS, "
+                        "STREAM_API_SOCKET_RECEIVE_BUFFER_BYTES)"
+                    ),
+                    need.uploads,
                 ),
                 ("loads (STREAM_API_LOAD_CONCURRENCY, STREAM_API_LANES, STREAM_API_BATCH_BYTES)", need.loads),
                 ("threads (STREAM_API_WORKER_THREADS)", need.threads),

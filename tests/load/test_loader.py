@@ -98,9 +98,8 @@ async def _source(data: bytes):  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 async def test_columns_in_any_order_and_missing_ones(loading: Loading) -> None:
-    data = (
-        b'payload,ID,occurred_at,source,event_type\n"{}",00000000-0000-4000-8000-000000000001,2026-01-01T00:00:00Z,s,e\n'
-    )
+    header = b"payload,ID,occurred_at,source,event_type\n"
+    data = header + b'"{}",00000000-0000-4000-8000-000000000001,2026-01-01T00:00:00Z,s,e\n'
     row = await loading.load(await loading.stored(data))
     assert row.state == "completed"
     assert await loading.fetch("SELECT source, event_type, amount, status FROM webhook_events") == [
