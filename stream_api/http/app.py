@@ -1,0 +1,54 @@
+"""The web application: routes, middleware, and the runner that fits them."""
+
+from __future__ import annotations
+
+from http import HTTPMethod
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from stream_api.http.collaborators import COLLABORATORS, Collaborators
+from stream_api.http.health import healthz, readyz
+from stream_api.http.problems import problems
+from stream_api.http.uploads import get_status, post_retry, post_upload
+from stream_api.upload.pipeline import READ_BUFFER_BYTES
+
+#: A connection without a request is closed after so long; it would otherwise hold one of `max_connections`.
+_KEEPALIVE_SECONDS: Final = 30.0
+
+
+def make_web_app(collaborators: Collaborators, *, content_length_limit: int) -> web.Application:
+    """The application. It opens and closes nothing: what it works with is handed in and stays the caller's.
+
+    :param content_length_limit: a longer body, waiting for `100 Continue`, is not asked for. The handler refuses it.
+    """
+    app = web.Application(middlewares=[problems])
+    app[COLLABORATORS] = collaborators
+
+    async def expect(request: web.Request) -> None:
+        if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+            return
+        if request.content_length is None or request.content_length <= content_length_limit:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # As aiohttp's own handler does: the answer itself has not begun.
+            request.writer.output_size = 0
+
+    app.router.add_route(HTTPMethod.POST, "/upload", post_upload, expect_handler=expect)
+    app.router.add_route(HTTPMethod.GET, "/upload/{id}/status", get_status)
+    app.router.add_route(HTTPMethod.POST, "/upload/{id}/retry", post_retry, expect_handler=expect)
+    app.router.add_route(HTTPMethod.GET, "/healthz", healthz)
+    app.router.add_route(HTTPMethod.GET, "/readyz", readyz)
+    return app
+
+
+def make_runner(app: web.Application, *, shutdown_timeout_seconds: float) -> web.AppRunner:
+    """A runner with the options that the memory formula and the draining of refused bodies rest on."""
+    return web.AppRunner(
+        app,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+        # We drain ourselves, within a bound in bytes too.
+        lingering_time=0.0,
+        read_bufsize=READ_BUFFER_BYTES,
+        shutdown_timeout=shutdown_timeout_seconds,
+    )

@@ -1,0 +1,71 @@
+"""What the handlers work with, handed in by `app.py`; each is found in the application under its key."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID
+
+from aiohttp import web
+
+from stream_api.ledger.uploads import UploadRow
+from stream_api.status.record import StatusRecord
+from stream_api.storage.manifests import Manifest
+from stream_api.upload.client import Body
+
+
+class Receive(Protocol):
+    """Takes in the body of one upload: `upload.pipeline.receive_upload` with its first argument given."""
+
+    async def __call__(self, headers: Mapping[str, str], body: Body, content_length: int | None, /) -> Manifest: ...  # noqa: D102
+
+
+class Statuses(Protocol):
+    """Status records in Redis (`status.store.StatusStore`). Both raise `Failure` `queue_unavailable`."""
+
+    async def write(self, record: StatusRecord, /) -> None: ...  # noqa: D102
+
+    async def read(self, upload_id: UUID, /) -> StatusRecord | None: ...  # noqa: D102
+
+
+class Rows(Protocol):
+    """Rows of uploads in Postgres (`ledger.uploads.Ledger`)."""
+
+    async def get(self, upload_id: UUID, /) -> UploadRow | None: ...  # noqa: D102
+
+    async def reopen(self, upload_id: UUID, /) -> UploadRow: ...  # noqa: D102
+
+
+class Queue(Protocol):
+    """The queue of loads (`jobs.queue.LoadQueue`)."""
+
+    async def enqueue(self, upload_id: UUID, /) -> None: ...  # noqa: D102
+
+
+class Manifests(Protocol):
+    """Manifests and markers in S3."""
+
+    async def read(self, upload_id: UUID, /) -> Manifest | None: ...  # noqa: D102
+
+    async def mark_pending(self, upload_id: UUID, /) -> None: ...  # noqa: D102
+
+    async def clear_pending(self, upload_id: UUID, /) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """Everything that the handlers need.
+
+    :param checks: for `/readyz`: the name of each service and what raises when it cannot be used.
+    """
+
+    receive: Receive
+    statuses: Statuses
+    rows: Rows
+    queue: Queue
+    manifests: Manifests
+    checks: Mapping[str, Callable[[], Awaitable[object]]]
+
+
+COLLABORATORS: Final = web.AppKey("collaborators", Collaborators)

@@ -1,0 +1,49 @@
+"""`GET /healthz` and `GET /readyz`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from stream_api.errors import Failure
+from stream_api.http.collaborators import COLLABORATORS
+from stream_api.http.json import json_response
+
+log = structlog.stdlib.get_logger(__name__)
+
+_CHECK_SECONDS: Final = 3.0
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """The process runs and its event loop turns. Asks nobody."""
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Whether everything that the service needs can be used, and what cannot.
+
+    :raises Failure: `not_ready`, naming in `missing` what cannot be used and in `checks` the code of each failure.
+    """
+    checks = request.app[COLLABORATORS].checks
+    answers = await asyncio.gather(*(_check(name, check) for name, check in checks.items()))
+    results = dict(zip(checks, answers, strict=True))
+    missing = [name for name, result in results.items() if result != "ok"]
+    if missing:
+        raise Failure("not_ready", f"Cannot be used: {', '.join(missing)}.", missing=missing, checks=results)
+    return json_response({"status": "ready", "checks": results})
+
+
+async def _check(name: str, check: Callable[[], Awaitable[object]]) -> str:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await check()
+    except TimeoutError:
+        return "timeout"
+    except Failure as failure:
+        log.info("readyz.missing", service=name, code=failure.code, detail=failure.detail)
+        return failure.code
+    return "ok"

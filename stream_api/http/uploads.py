@@ -1,0 +1,102 @@
+"""`POST /upload` and `POST /upload/{id}/retry`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from http import HTTPStatus
+from typing import Final, TypeVar
+from uuid import UUID
+
+import structlog
+from aiohttp import hdrs, web
+
+from stream_api.errors import Failure
+from stream_api.http.collaborators import COLLABORATORS, Collaborators
+from stream_api.http.json import json_response
+from stream_api.http.status import document_of_row, find_document, record_of_manifest, status_url, upload_id_of
+from stream_api.status.record import StatusRecord
+
+T = TypeVar("T")
+log = structlog.stdlib.get_logger(__name__)
+
+#: Status and job of an upload that is stored may take so long; the reconciler makes up for what fails.
+_REDIS_SECONDS: Final = 4.0
+
+
+async def post_upload(request: web.Request) -> web.Response:
+    """Take in a file. 202 means that it is stored."""
+    collaborators = request.app[COLLABORATORS]
+    manifest = await collaborators.receive(request.headers, request.content, _content_length(request))
+    await _tell_redis(collaborators, record_of_manifest(manifest))
+    url = status_url(manifest.upload_id)
+    document = {"uploadId": str(manifest.upload_id), "status": "uploaded", "statusUrl": url}
+    return json_response(document, status=HTTPStatus.ACCEPTED, headers={hdrs.LOCATION: url})
+
+
+async def post_retry(request: web.Request) -> web.Response:
+    """Load a failed upload again, from the data that is stored."""
+    collaborators = request.app[COLLABORATORS]
+    upload_id = upload_id_of(request)
+    manifest = await collaborators.manifests.read(upload_id)
+    if manifest is None:
+        raise await _why_not_stored(collaborators, upload_id)
+    # Before the row says that there is something to do: from then on the marker is what a lost job is rebuilt from.
+    await collaborators.manifests.mark_pending(upload_id)
+    try:
+        row = await collaborators.rows.reopen(upload_id)
+    except Failure as failure:
+        if failure.code == "upload_gone" or failure.extra.get("uploadStatus") == "completed":
+            await _best_effort(upload_id, "unmark", collaborators.manifests.clear_pending(upload_id))
+        if failure.code != "upload_not_found":
+            raise
+        # It is stored, and no worker has taken it yet.
+        await _best_effort(upload_id, "enqueue", collaborators.queue.enqueue(upload_id))
+        detail = "The upload has not been loaded yet, and only a failed one can be retried."
+        raise Failure("upload_not_failed", detail, uploadStatus="uploaded") from failure
+    record, document = document_of_row(row, manifest)
+    await _tell_redis(collaborators, record)
+    return json_response(document, status=HTTPStatus.ACCEPTED, headers={hdrs.LOCATION: status_url(upload_id)})
+
+
+async def get_status(request: web.Request) -> web.Response:
+    """All that a client may know of an upload."""
+    document = await find_document(request.app[COLLABORATORS], upload_id_of(request))
+    return json_response(document, headers={hdrs.CACHE_CONTROL: "no-store"})
+
+
+async def _why_not_stored(collaborators: Collaborators, upload_id: UUID) -> Failure:
+    """Why an upload without a manifest cannot be retried."""
+    row = await collaborators.rows.get(upload_id)
+    if row is None:
+        return Failure("upload_not_found", "There is no upload with this id.")
+    if row.state in ("uploaded", "processing", "completed"):
+        detail = f"The upload is {row.state}, and only a failed one can be retried."
+        return Failure("upload_not_failed", detail, uploadStatus=row.state)
+    return Failure("upload_gone", "The upload's data is no longer stored.", uploadStatus=row.state)
+
+
+async def _tell_redis(collaborators: Collaborators, record: StatusRecord) -> None:
+    """Status and job of an upload, both as well as may be: a Redis that is away or hangs costs a bounded time."""
+    upload_id = record.upload_id
+    try:
+        async with asyncio.timeout(_REDIS_SECONDS):
+            # The status first, so that a worker which is quick does not find its own overwritten.
+            await _best_effort(upload_id, "status", collaborators.statuses.write(record))
+            await _best_effort(upload_id, "enqueue", collaborators.queue.enqueue(upload_id))
+    except TimeoutError:
+        log.warning("upload.step_left_undone", upload_id=str(upload_id), step="redis", code="timeout")
+
+
+async def _best_effort(upload_id: UUID, step: str, action: Awaitable[T]) -> T | None:
+    """Do something that somebody else makes up for if it fails."""
+    try:
+        return await action
+    except Failure as failure:
+        log.warning("upload.step_left_undone", upload_id=str(upload_id), step=step, code=failure.code)
+        return None
+
+
+def _content_length(request: web.Request) -> int | None:
+    # aiohttp unpacks a compressed body; its length then says nothing about what we read.
+    return None if request.headers.get(hdrs.CONTENT_ENCODING) else request.content_length
