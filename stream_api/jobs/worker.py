@@ -195,7 +195,13 @@ class LoadWorker:
         """
         closing = asyncio.create_task(worker.close(), name="bullmq-close")
         # The loads come first: they need some time to stop, and their locks are renewed as long as BullMQ lives.
-        await asyncio.wait({closing, serving}, timeout=_CANCEL_SECONDS + _HAND_BACK_SECONDS)
+        deadline = time.monotonic() + _CANCEL_SECONDS + _HAND_BACK_SECONDS
+        while not (closing.done() and serving.done()) and time.monotonic() < deadline:
+            await asyncio.wait({closing, serving}, timeout=0.1)
+            # BullMQ cancels the idle wait once, and redis-py's time-outs (asyncio.wait_for, on Python 3.11) can swallow
+            # that.
+            if worker.waiting is not None:
+                worker.waiting.cancel()
         for _ in range(3):
             if closing.done() and serving.done():
                 break
