@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import UUID
 
 import structlog
 
 from stream_api.config import Settings
+from stream_api.flow.budget import ByteBudget
+from stream_api.http.app import make_runner, make_web_app
+from stream_api.http.collaborators import Collaborators
+from stream_api.http.listener import BoundedSite, open_listener
 from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.worker import LoadWorker
 from stream_api.ledger.pool import Pool, open_pool
@@ -23,7 +28,11 @@ from stream_api.load.reporting import Reporter
 from stream_api.memory import check_memory
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
+from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, read_manifest
 from stream_api.storage.objects import ObjectStore, open_object_store
+from stream_api.upload.client import Body
+from stream_api.upload.leftovers import open_leftovers
+from stream_api.upload.pipeline import Uploads, receive_upload
 
 log = structlog.get_logger()
 Result = TypeVar("Result")
@@ -83,6 +92,83 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             yield worker
         finally:
             await worker.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredManifests:
+    """Manifests and markers, for the handlers."""
+
+    store: ObjectStore
+
+    async def read(self, upload_id: UUID, /) -> Manifest | None:
+        """See `read_manifest`."""
+        return await read_manifest(self.store, upload_id)
+
+    async def mark_pending(self, upload_id: UUID, /) -> None:
+        """See `storage.manifests.mark_pending`."""
+        await mark_pending(self.store, upload_id)
+
+    async def clear_pending(self, upload_id: UUID, /) -> None:
+        """See `storage.manifests.clear_pending`."""
+        await clear_pending(self.store, upload_id)
+
+
+@asynccontextmanager
+async def run_api(services: Services) -> AsyncIterator[BoundedSite]:
+    """The HTTP API, which listens while the body runs; on leaving, requests under way may end."""
+    settings = services.settings
+    listener = open_listener(settings.host, settings.port, receive_buffer_bytes=settings.socket_receive_buffer_bytes)
+    async with open_leftovers() as leftovers:
+        uploads = Uploads(
+            settings,
+            services.store,
+            ByteBudget(settings.upload_budget_bytes),
+            leftovers,
+            max_file_bytes=settings.max_file_bytes,
+        )
+
+        async def receive(headers: Mapping[str, str], body: Body, content_length: int | None, /) -> Manifest:
+            return await receive_upload(uploads, headers, body, content_length)
+
+        collaborators = Collaborators(
+            receive=receive,
+            statuses=services.statuses,
+            rows=services.ledger,
+            queue=services.queue,
+            manifests=StoredManifests(services.store),
+            checks={
+                "storage": services.store.check,
+                "database": services.ledger.check,
+                "queue": services.statuses.check,
+            },
+        )
+        app = make_web_app(collaborators, content_length_limit=settings.max_file_bytes + settings.max_field_bytes)
+        runner = make_runner(app, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+        await runner.setup()
+        site = BoundedSite(runner, listener, max_connections=settings.max_connections)
+        try:
+            await site.start()
+            yield site
+        finally:
+            await runner.cleanup()
+
+
+async def serve(settings: Settings, *, worker: bool) -> None:
+    """The HTTP API, and a worker beside it, until SIGINT or SIGTERM.
+
+    :raises OSError: the address cannot be listened on.
+    :raises MemoryLimitTooLow: the settings do not fit into the memory that the process may have.
+    """
+    _prepare(settings, api=True, worker=worker)
+    async with AsyncExitStack() as stack:
+        services = await stack.enter_async_context(open_services(settings))
+        # Left in reverse: loads are handed back at once, then requests under way get their time.
+        site = await stack.enter_async_context(run_api(services))
+        if worker:
+            await stack.enter_async_context(run_worker(services))
+        log.info("serve.listening", url=site.name, worker=worker)
+        await _until_told_to_stop()
+        log.info("serve.stopping")
 
 
 async def work(settings: Settings) -> None:

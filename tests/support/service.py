@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -128,7 +129,7 @@ class Client:
     async def upload(self, data: bytes, **fields: str) -> dict[str, Any]:
         """Upload a file; the body of the 202."""
         form = aiohttp.FormData(fields)
-        form.add_field("file", data, filename="test.csv", content_type="text/csv")
+        form.add_field("file", io.BytesIO(data), filename="test.csv", content_type="text/csv")
         async with self.http.post(f"{self.url}/upload", data=form) as answer:
             body: dict[str, Any] = await answer.json(content_type=None)
             assert answer.status == 202, body
