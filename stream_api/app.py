@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import structlog
+from redis.asyncio import Redis
 
 from stream_api.config import Settings
 from stream_api.flow.budget import ByteBudget
@@ -20,6 +21,7 @@ from stream_api.http.app import make_runner, make_web_app
 from stream_api.http.collaborators import Collaborators
 from stream_api.http.listener import BoundedSite, open_listener
 from stream_api.jobs.queue import LoadQueue
+from stream_api.jobs.reconciler import Reconciler
 from stream_api.jobs.worker import LoadWorker
 from stream_api.ledger.pool import Pool, open_pool
 from stream_api.ledger.uploads import Ledger
@@ -28,7 +30,7 @@ from stream_api.load.reporting import Reporter
 from stream_api.memory import check_memory
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
-from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, read_manifest
+from stream_api.storage.manifests import Manifest, clear_pending, list_pending, mark_pending, read_manifest
 from stream_api.storage.objects import ObjectStore, open_object_store
 from stream_api.upload.client import Body
 from stream_api.upload.leftovers import open_leftovers
@@ -52,6 +54,12 @@ class Services:
     ledger: Ledger
     statuses: StatusStore
     queue: LoadQueue
+    redis: Redis
+
+    async def has_ended(self, upload_id: UUID) -> bool:
+        """Whether Postgres has the upload in an end state."""
+        row = await self.ledger.get(upload_id)
+        return row is not None and row.ended
 
 
 @asynccontextmanager
@@ -66,7 +74,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queue = LoadQueue(settings)
         stack.push_async_callback(queue.close)
         statuses = StatusStore(redis, ttl_seconds=settings.status_ttl_seconds)
-        yield Services(settings, store, pool, Ledger(pool), statuses, queue)
+        yield Services(settings, store, pool, Ledger(pool), statuses, queue, redis)
 
 
 @asynccontextmanager
@@ -86,23 +94,41 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             reporter=Reporter(services.statuses),
             run_in_thread=run_in_thread,
         )
+        reconciler = Reconciler(
+            pending=StoredManifests(services.store),
+            has_ended=services.has_ended,
+            enqueue=services.queue.ensure,
+            redis=services.redis,
+            interval_seconds=settings.reconcile_seconds,
+        )
         worker = LoadWorker(settings, loader.load)
         await worker.start()
+        reconciling = asyncio.create_task(reconciler.run(), name="reconciler")
         try:
             yield worker
         finally:
+            reconciling.cancel()
             await worker.stop()
+            await asyncio.wait({reconciling})
 
 
 @dataclass(frozen=True, slots=True)
 class StoredManifests:
-    """Manifests and markers, for the handlers."""
+    """Manifests and markers, for the handlers and the reconciler."""
 
     store: ObjectStore
 
     async def read(self, upload_id: UUID, /) -> Manifest | None:
         """See `read_manifest`."""
         return await read_manifest(self.store, upload_id)
+
+    async def is_stored(self, upload_id: UUID, /) -> bool:
+        """Whether there is a manifest."""
+        return await read_manifest(self.store, upload_id) is not None
+
+    def list_pending(self) -> AsyncIterator[UUID]:
+        """See `storage.manifests.list_pending`."""
+        return list_pending(self.store)
 
     async def mark_pending(self, upload_id: UUID, /) -> None:
         """See `storage.manifests.mark_pending`."""
