@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from stream_api.errors import Failure
-from stream_api.storage.errors import AlreadyExists
 from stream_api.storage.keys import PENDING_PREFIX, manifest_key, pending_key, upload_of_pending_key
 from stream_api.storage.objects import ObjectStore
 
@@ -87,12 +87,20 @@ async def list_pending(store: ObjectStore) -> AsyncGenerator[UUID, None]:
                 yield upload_id
 
 
-__all__ = [
-    "AlreadyExists",
-    "Manifest",
-    "clear_pending",
-    "list_pending",
-    "mark_pending",
-    "read_manifest",
-    "write_manifest",
-]
+class Manifests:
+    """The manifests and markers of one store, for whoever is not to know the store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store: Final = store
+
+    async def read(self, upload_id: UUID, /) -> Manifest | None:
+        """As `read_manifest`."""
+        return await read_manifest(self._store, upload_id)
+
+    async def mark_pending(self, upload_id: UUID, /) -> None:
+        """As the function of that name."""
+        await mark_pending(self._store, upload_id)
+
+    async def clear_pending(self, upload_id: UUID, /) -> None:
+        """As the function of that name."""
+        await clear_pending(self._store, upload_id)

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from stream_api.config import Settings
+from stream_api.storage.errors import AlreadyExists
 from stream_api.storage.keys import data_key, manifest_key
 from stream_api.storage.manifests import (
-    AlreadyExists,
     Manifest,
     clear_pending,
     list_pending,

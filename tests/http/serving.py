@@ -1,0 +1,97 @@
+"""The web application with everything behind it, on a real socket."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from stream_api.config import Settings
+from stream_api.flow.budget import ByteBudget
+from stream_api.http.app import make_runner, make_web_app
+from stream_api.http.collaborators import Collaborators
+from stream_api.http.listener import BoundedSite, open_listener
+from stream_api.jobs.queue import LoadQueue
+from stream_api.ledger.pool import open_pool
+from stream_api.ledger.uploads import Ledger
+from stream_api.status.connection import open_redis
+from stream_api.status.store import StatusStore
+from stream_api.storage.manifests import Manifests
+from stream_api.storage.objects import ObjectStore, open_object_store
+from stream_api.upload.leftovers import open_leftovers
+from stream_api.upload.pipeline import Uploads, receive_upload
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running service without a worker."""
+
+    url: str
+    port: int
+    client: aiohttp.ClientSession
+    store: ObjectStore
+    ledger: Ledger
+    statuses: StatusStore
+    uploads: Uploads
+    site: BoundedSite
+
+    async def post(self, data: Any, **options: Any) -> tuple[int, dict[str, Any]]:
+        """Upload something; status and document of the answer."""
+        # aiohttp warns of large bytes, not of a stream of them.
+        body = io.BytesIO(data) if isinstance(data, bytes) else data
+        async with self.client.post(f"{self.url}/upload", data=body, **options) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def get(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Status and document of an answer."""
+        async with self.client.get(self.url + path) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+
+@asynccontextmanager
+async def serve(
+    settings: Settings,
+    *,
+    max_file_bytes: int | None = None,
+    checks: Mapping[str, Callable[[], Awaitable[object]]] | None = None,
+) -> AsyncIterator[Serving]:
+    """Start the application on a free port of the loopback."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_object_store(settings))
+        leftovers = await stack.enter_async_context(open_leftovers())
+        pool = await open_pool(settings)
+        stack.callback(pool.terminate)
+        redis = open_redis(settings)
+        stack.push_async_callback(redis.aclose)
+        queue = LoadQueue(settings)
+        stack.push_async_callback(queue.close)
+        statuses = StatusStore(redis, ttl_seconds=settings.status_ttl_seconds)
+        ledger = Ledger(pool)
+        limit = settings.max_file_bytes if max_file_bytes is None else max_file_bytes
+        uploads = Uploads(settings, store, ByteBudget(settings.upload_budget_bytes), leftovers, limit)
+        app = make_web_app(
+            Collaborators(
+                receive=functools.partial(receive_upload, uploads),
+                statuses=statuses,
+                rows=ledger,
+                queue=queue,
+                manifests=Manifests(store),
+                checks={"storage": store.check, "database": ledger.check} if checks is None else checks,
+            ),
+            content_length_limit=limit,
+        )
+        runner = make_runner(app, shutdown_timeout_seconds=2.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        listener = open_listener(settings.host, 0, receive_buffer_bytes=settings.socket_receive_buffer_bytes)
+        site = BoundedSite(runner, listener, max_connections=settings.max_connections)
+        await site.start()
+        client = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=50), read_bufsize=2**16)
+        )
+        yield Serving(site.name, site.port, client, store, ledger, statuses, uploads, site)
