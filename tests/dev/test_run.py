@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -7,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
 
+from bench.generate import generate
 from stream_api.dev.stack import Stack, StackInUse
 
 
@@ -62,6 +66,46 @@ async def test_a_killed_dev_leaves_a_folder_that_the_next_one_goes_on_with(serve
         await connection.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
+
+
+async def _load(base: str, rows: int, seed: int) -> dict[str, Any]:
+    """Upload a generated file and return the status at the end of its load."""
+    form = aiohttp.FormData()
+    form.add_field("file", b"".join(generate(rows, seed=seed)), filename="events.csv", content_type="text/csv")
+    async with aiohttp.ClientSession(base) as session:
+        async with session.post("/upload", data=form) as answer:
+            assert answer.status == 202
+            uploaded = await answer.json()
+        while True:
+            async with session.get(uploaded["statusUrl"]) as answer:
+                status: dict[str, Any] = await answer.json()
+            if status["status"] not in {"uploaded", "processing"}:
+                return status
+            await asyncio.sleep(0.1)  # The status has to be asked for.
+
+
+async def test_dev_runs_the_service_and_a_killed_dev_takes_it_along(server_folder: Path) -> None:
+    folder = server_folder / "dev-service"
+    with _dev(folder, "--port", "0") as (process, ready):
+        word, _, first = ready.strip().partition(" ")
+        assert word == "ready"
+        assert first == f"http://127.0.0.1:{_variables(folder)['STREAM_API_PORT']}"
+        status = await _load(first, 1000, seed=1)
+        assert (status["status"], status["rowsProcessed"]) == ("completed", 1000)
+        process.kill()
+    with _dev(folder, "--port", "0") as (process, ready):
+        second = ready.strip().removeprefix("ready ")
+        status = await _load(second, 1000, seed=2)
+        assert status["status"] == "completed"
+        connection = await asyncpg.connect(_variables(folder)["DATABASE_URL"])
+        assert await connection.fetchval("SELECT count(*) FROM webhook_events") == 2000
+        await connection.close()
+        # The first service has gone with the dev that started it.
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await _load(first, 1, seed=3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert list(folder.glob("*.pid")) == []
 
 
 def test_a_folder_has_one_stack_at_a_time(server_folder: Path) -> None:
