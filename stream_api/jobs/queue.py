@@ -10,6 +10,7 @@ import bullmq
 import structlog
 
 from stream_api.config import Settings
+from stream_api.errors import Failure
 from stream_api.status.connection import open_redis, redis_failures
 
 log = structlog.get_logger()
@@ -73,9 +74,12 @@ class LoadQueue:
         return True
 
     async def close(self) -> None:
-        """Close the connections."""
-        async with redis_failures():
-            await self._queue.close()
+        """Close the connections. A Redis that has left has closed them already."""
+        try:
+            async with redis_failures():
+                await self._queue.close()
+        except Failure as failure:
+            log.debug("jobs.queue_not_closed", detail=failure.detail)
 
     async def _add(self, job_id: str) -> str:
         """Add the job, and bring back one that has ended and was kept. Gives back its state."""

@@ -131,8 +131,7 @@ class LoadWorker:
         if self._supervisor is not None:
             await self._supervisor
         await asyncio.gather(*self._again, return_exceptions=True)
-        with suppress(Failure):  # it is closing that failed, of a connection that Redis has left
-            await self._queue.close()
+        await self._queue.close()
 
     # -- BullMQ's worker, and its life ---------------------------------------------------------------------------
 

@@ -47,14 +47,12 @@ def translate(error: BaseException, connection: Closable | None = None) -> Failu
         return Failure("database_refused", "The certificate of PostgreSQL could not be verified")
     if isinstance(error, OSError):  # TimeoutError is one, too
         return Failure("database_unavailable", "PostgreSQL could not be reached, or did not answer in time")
-    if connection is not None and (
-        (isinstance(error, asyncpg.InterfaceError) and connection.is_closed())
-        # The farewell of a server that crashes, read but not yet followed by the end of the connection, leaves asyncpg
-        # in a state that refuses the next statement in this way.
-        or isinstance(error, asyncpg.InternalClientError)
-    ):
-        return Failure("database_unavailable", "The connection to PostgreSQL was lost")
-    return None
+    # A server that says farewell (terminated, shutting down, crashed) leaves asyncpg, until it has read the end of the
+    # connection as well, in a state in which it refuses the next statement with an InternalClientError.
+    unusable = isinstance(error, asyncpg.InternalClientError)
+    if not unusable and isinstance(error, asyncpg.InterfaceError) and connection is not None:
+        unusable = connection.is_closed()
+    return Failure("database_unavailable", "The connection to PostgreSQL was lost") if unusable else None
 
 
 def _from_sqlstate(sqlstate: str) -> Failure | None:

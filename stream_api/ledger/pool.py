@@ -127,7 +127,8 @@ async def connect_lane(settings: Settings, upload_id: UUID, run: int) -> asyncpg
         )
         try:
             await _introduce(connection)
-            await connection.execute(_LANE_INTRODUCTION, timeout=settings.database_connect_timeout_seconds)
+            with translated(connection):
+                await connection.execute(_LANE_INTRODUCTION, timeout=settings.database_connect_timeout_seconds)
         except BaseException:
             connection.terminate()
             raise

@@ -309,6 +309,12 @@ class Ledger:
             row = await connection.fetchrow(_GET, upload_id)
         return None if row is None else UploadRow.from_record(row)
 
+    async def has_ended(self, upload_id: UUID) -> bool:
+        """Whether the upload is in an end state; `False` also before it was first taken."""
+        async with self._connection() as connection:
+            seen = await connection.fetchrow(_LOOK, upload_id)
+        return seen is not None and seen["state"] in ENDED
+
     async def segments(self, upload_id: UUID) -> list[CommittedSegment]:
         """The committed segments, by number: what settles a lost answer to COMMIT."""
         async with self._connection() as connection:

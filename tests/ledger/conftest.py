@@ -39,20 +39,19 @@ class Loads:
 
     settings: Settings
     ledger: Ledger
+    table: str = "webhook_events"
 
-    async def take_or_ended(
-        self, upload_id: UUID, *, size_bytes: int = 100, table: str = "webhook_events"
-    ) -> Taken | Ended:
+    async def take_or_ended(self, upload_id: UUID, *, size_bytes: int = 100, table: str | None = None) -> Taken | Ended:
         return await self.ledger.take(
             upload_id,
             dataset="webhook_events",
-            table=table,
+            table=table or self.table,
             size_bytes=size_bytes,
             segment_bytes=10,
             created_at=CREATED_AT,
         )
 
-    async def take(self, upload_id: UUID, *, size_bytes: int = 100, table: str = "webhook_events") -> Taken:
+    async def take(self, upload_id: UUID, *, size_bytes: int = 100, table: str | None = None) -> Taken:
         taken = await self.take_or_ended(upload_id, size_bytes=size_bytes, table=table)
         assert isinstance(taken, Taken)
         return taken

@@ -140,6 +140,7 @@ async def test_what_a_person_has_to_put_right_is_refused(database_settings: Sett
         (asyncpg.InsufficientPrivilegeError("x"), "database_refused"),
         (asyncpg.UniqueViolationError("x"), None),
         (asyncpg.InvalidTextRepresentationError("x"), None),
+        (asyncpg.InternalClientError("x"), "database_unavailable"),
         (asyncpg.InterfaceError("x"), None),
         (ValueError(), None),
     ],

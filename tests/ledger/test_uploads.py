@@ -114,6 +114,8 @@ async def test_complete_ends_the_upload_for_good(loads: Loads, upload_id: UUID) 
     assert row.ended_at is not None
     assert row == await loads.ledger.get(upload_id)
     assert await loads.take_or_ended(upload_id) == Ended(row)
+    assert await loads.ledger.has_ended(upload_id)
+    assert not await loads.ledger.has_ended(uuid4())
     with pytest.raises(RunLost):
         await loads.ledger.complete(upload_id, 1)
     with pytest.raises(RunLost):
