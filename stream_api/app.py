@@ -56,11 +56,6 @@ class Services:
     queue: LoadQueue
     redis: Redis
 
-    async def has_ended(self, upload_id: UUID) -> bool:
-        """Whether Postgres has the upload in an end state."""
-        row = await self.ledger.get(upload_id)
-        return row is not None and row.ended
-
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
@@ -96,7 +91,7 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
         )
         reconciler = Reconciler(
             pending=StoredManifests(services.store),
-            has_ended=services.has_ended,
+            has_ended=services.ledger.has_ended,
             enqueue=services.queue.ensure,
             redis=services.redis,
             interval_seconds=settings.reconcile_seconds,

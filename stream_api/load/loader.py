@@ -30,7 +30,7 @@ from stream_api.load.reader import Hole, RunInThread, find_holes
 from stream_api.load.reporting import Reporter
 from stream_api.load.validator import Validator
 from stream_api.storage.downloads import read_range
-from stream_api.storage.manifests import Manifest, clear_pending, read_manifest
+from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, read_manifest
 from stream_api.storage.objects import ObjectStore
 
 log = structlog.get_logger()
@@ -146,6 +146,9 @@ class Loader:
         if row.state == "completed":
             await self._store.delete(manifest.key)
         await clear_pending(self._store, manifest.upload_id)
+        # A retry marks first and reopens then; where it came in between, its mark has just been removed.
+        if not await self._ledger.has_ended(manifest.upload_id):
+            await mark_pending(self._store, manifest.upload_id)
 
     async def _load_holes(self, manifest: Manifest, taken: Taken) -> None:
         plan = await self._plan(manifest, taken)
@@ -192,7 +195,8 @@ class Loader:
         stored = None if taken.plan is None else Plan.decode(taken.plan)
         with translated():
             async with self._pool.acquire() as connection:
-                table = await read_table(connection, stored.table if stored else self._settings.target_table)
+                with translated(connection):
+                    table = await read_table(connection, stored.table if stored else self._settings.target_table)
         if stored is not None:
             check_plan(stored, table)
             return stored

@@ -97,6 +97,19 @@ async def test_a_download_that_breaks_goes_on(behind: Behind) -> None:
     await finishes(behind.loading, manifest)
 
 
+async def test_a_store_that_goes_away_ends_the_load_for_now(behind: Behind) -> None:
+    manifest = await behind.stored()
+    await behind.s3.throttle(1_000_000, "down")
+    load = await behind.begun(manifest)
+    await behind.s3.refuse()
+    with pytest.raises(Failure) as caught:
+        await load
+    assert (caught.value.code, caught.value.transient) == ("storage_unavailable", True)
+    assert 0 < await behind.direct.count() < ROWS
+    await behind.s3.restore()
+    await finishes(behind.loading, manifest)
+
+
 async def test_a_database_that_goes_away_while_copy_is_throttled_does_not_hang_the_load(behind: Behind) -> None:
     manifest = await behind.stored()
     await behind.postgres.throttle(200_000, "up")
