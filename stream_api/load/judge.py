@@ -67,7 +67,6 @@ class Judge:
 
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
-        self._nulls: dict[str, Refusal | None] = {}
 
     async def ask(self, questions: Iterable[Question]) -> dict[Question, Refusal]:
         """Ask about values; the same value is asked about once. Those that are not in the answer are taken.
@@ -75,21 +74,19 @@ class Judge:
         :raises Failure: `database_unavailable`, `database_refused`, `table_changed` (a type is gone).
         """
         asked = dict.fromkeys(questions)
-        refusals: dict[Question, Refusal] = {}
         values = [question for question in asked if question.value is not None]
         nulls = [question for question in asked if question.value is None]
-        unknown = {question.type for question in nulls} - self._nulls.keys()
-        if values or unknown:
-            with translated():
-                async with self._pool.acquire() as connection:
-                    with translated(connection):
-                        for type_name in unknown:
-                            self._nulls[type_name] = await _ask_null(connection, type_name)
-                        for chunk in _chunks(values):
-                            refusals |= await _ask(connection, chunk)
-        for question in nulls:
-            if (refusal := self._nulls[question.type]) is not None:
-                refusals[question] = refusal
+        refusals: dict[Question, Refusal] = {}
+        if not asked:
+            return refusals
+        with translated():
+            async with self._pool.acquire() as connection:
+                with translated(connection):
+                    for chunk in _chunks(values):
+                        refusals |= await _ask(connection, chunk)
+                    for question in nulls:
+                        if (refusal := await _ask_null(connection, question.type)) is not None:
+                            refusals[question] = refusal
         return refusals
 
 
