@@ -39,7 +39,11 @@ from stream_api.dev.stores import REGION, SeaweedFS, Store, find_minio
 from stream_api.dev.valkey import Valkey
 
 _REDIS_DATABASES = 512
-_EACH_STORE = pytest.mark.parametrize("store_name", ["seaweedfs", "minio"], scope="session")
+
+# The settings of a shell that has sourced dev.env are not those of the tests.
+for _name in [name for name in os.environ if name.startswith("STREAM_API_") or name in {"DATABASE_URL", "REDIS_URL"}]:
+    if _name != "STREAM_API_REQUIRE_MINIO":
+        del os.environ[_name]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ class Postgres(Server):
             "port": self.port,
             "unix_socket_directories": "",
             "max_connections": 200,
+            # Taken only as it is used; the default of 128 MB is less than the index of a few million rows.
+            "shared_buffers": "256MB",
             # A gigabyte of COPY would else force a checkpoint every few seconds.
             "max_wal_size": "4GB",
             "fsync": "on" if self.durable else "off",

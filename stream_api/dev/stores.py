@@ -111,6 +111,7 @@ class Store(Server):
                 retries={"total_max_attempts": 1},
                 connect_timeout=5,
                 read_timeout=20,
+                proxies={},  # The environment's proxies cannot know this machine's loopback.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             ),
