@@ -23,7 +23,7 @@ Ts = TypeVarTuple("Ts")
 #: What a SQLSTATE says better than the column's type does.
 _NUMBER_CODES: Final = {"22003": "number_out_of_range"}
 _DATE_CODES: Final = {"22008": "date_out_of_range"}
-_CODES: Final = {"22001": "too_long", "23502": "missing_value"}
+_CODES: Final = {"22001": "too_long", "23502": "missing_value", "23514": "invalid_value"}
 _CODES_BY_KIND: Final = {
     "invalid_number": _NUMBER_CODES,
     "invalid_date": _DATE_CODES,

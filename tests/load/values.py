@@ -90,8 +90,10 @@ async def copy(connection: Connection, plan: Plan, source: BytesIO, copy_format:
 async def validate_and_load(pool: Pool, table: str, records: Iterable[Record]) -> Encoded:
     """Validate, load what was accepted, and check that as many rows arrived as were sent."""
     encoded = await validate(pool, table, records)
-    async with pool.acquire() as connection, connection.transaction():
-        loaded = await load(connection, await plan_for(connection, table), encoded)
+    async with pool.acquire() as connection:
+        plan = await plan_for(connection, table)
+        async with connection.transaction():
+            loaded = await load(connection, plan, encoded)
     assert loaded == len(encoded.binary_lines) + len(encoded.csv_lines)
     return encoded
 
