@@ -79,14 +79,23 @@ class _Parsing:
         self.rejected[record] = (code, reason)
 
     def _reject_unreadable(self) -> None:
-        """Reject what Postgres can store in no column: NUL and invalid UTF-8; and a quote that is never closed."""
+        """Reject what Postgres can store in no column (NUL, invalid UTF-8), and a quote that is never closed."""
         data, ends = self.batch.data, self.batch.ends
         if not ends.size:
             return
-        if data.count(b"\0"):
+        if b"\0" in data:
             positions = np.flatnonzero(np.frombuffer(data, np.uint8) == _NUL)
             for record in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
                 self._reject(record, "nul_byte", "The record contains a NUL byte, which PostgreSQL cannot store")
+        last = int(ends.size) - 1
+        if last not in self.rejected and not self.grammar.is_closed(data[self.starts[last] :]):
+            self._reject(last, "unclosed_quote", "A quote is opened and not closed before the end of the file")
+        if not _is_utf8(data):
+            self._reject_invalid_utf8()
+        self._drop_rejected()
+
+    def _reject_invalid_utf8(self) -> None:
+        data, ends = self.batch.data, self.batch.ends
         view = memoryview(data)
         position = 0
         while position < len(data):
@@ -100,10 +109,6 @@ class _Parsing:
                 position = int(ends[record])
             else:
                 break
-        last = int(ends.size) - 1
-        if last not in self.rejected and not self.grammar.is_closed(data[self.starts[last] :]):
-            self._reject(last, "unclosed_quote", "A quote is opened and not closed before the end of the file")
-        self._drop_rejected()
 
     def _drop_rejected(self) -> None:
         if self.rejected:
@@ -200,6 +205,16 @@ class _Parsing:
                 records.tolist(), self._lines(records).tolist(), self.starts[records].tolist(), strict=True
             )
         ]
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Whether `data` is UTF-8: as decoding it would tell, without making a string of it (four times as fast)."""
+    offsets = np.array([0, len(data)], np.int32)
+    try:
+        pa.StringArray.from_buffers(1, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:

@@ -51,15 +51,12 @@ def expected(body: bytes, columns: int) -> tuple[list[tuple[int, int, list[str |
             continue
         line = len((data[:start] + b".").splitlines())
         fields = GRAMMAR.fields(record)
-        try:
-            text = record.decode()
-        except UnicodeDecodeError:
-            bad.append((line, start, "nul_byte" if b"\0" in record else "invalid_utf8"))
-            continue
-        if "\0" in text:
+        if b"\0" in record:
             bad.append((line, start, "nul_byte"))
         elif not GRAMMAR.is_closed(record):
             bad.append((line, start, "unclosed_quote"))
+        elif record.decode(errors="ignore").encode() != record:
+            bad.append((line, start, "invalid_utf8"))
         elif len(fields) != columns:
             bad.append((line, start, "wrong_field_count"))
         else:
