@@ -15,7 +15,7 @@ from stream_api.config import Settings
 from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.errors import Failure, RunLost
-from stream_api.flow.channel import ChannelFailed
+from stream_api.flow.causes import first_cause
 from stream_api.ledger.errors import translated
 from stream_api.ledger.pool import Pool, connect_lane
 from stream_api.ledger.segments import SegmentFigures
@@ -234,28 +234,3 @@ async def _disconnect(connection: asyncpg.Connection[asyncpg.Record]) -> None:
         log.debug("load.lane_cut_off", error=repr(exc))
     finally:
         connection.terminate()
-
-
-def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error, of those that stages raised together, that the others follow from.
-
-    A lost run stands above all, for then nothing may be written; a permanent failure above a bug, a bug above a
-    transient failure; that a channel failed is only ever a consequence.
-    """
-    leaves: list[BaseException] = []
-    groups: list[BaseExceptionGroup[BaseException]] = [group]
-    while groups:
-        for error in groups.pop().exceptions:
-            if isinstance(error, BaseExceptionGroup):
-                groups.append(error)
-            else:
-                leaves.append(error)
-    return min(leaves, key=_rank)
-
-
-def _rank(error: BaseException) -> int:
-    if isinstance(error, RunLost):
-        return 0
-    if isinstance(error, Failure):
-        return 3 if error.transient else 1
-    return 4 if isinstance(error, ChannelFailed) else 2

@@ -104,7 +104,7 @@ class Pipeline:
     async def run(self, holes: Sequence[Hole], open_range: OpenRange) -> None:
         """Load what the holes hold.
 
-        :raises ExceptionGroup: of what the stages raised; see `errors.first_cause`.
+        :raises ExceptionGroup: of what the stages raised; see `flow.causes.first_cause`.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(
