@@ -96,7 +96,7 @@ def test_an_empty_header_fits_nothing_even_if_all_may_be_missing() -> None:
 
 
 def test_a_header_of_nonsense_gives_a_short_answer() -> None:
-    failure = mismatch(EVENTS, ["x" * 1_000_000] * 20_000 + [str(n) for n in range(1000)])
+    failure = mismatch(EVENTS, ["x" * 1_000_000, *["k"] * 100_000, *["Id"] * 100_000])
     assert len(failure.detail) < 10_000
     assert len(msgspec.json.encode(failure.extra)) < 20_000
 
