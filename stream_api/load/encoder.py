@@ -48,7 +48,7 @@ class BinaryEncoder:
         self._schema = pa.schema(fields)
         self._builders = {field.name: _builder(field, column) for field, column in zip(fields, columns, strict=True)}
 
-    def encode(self, arrays: Sequence[pa.Array[Any]], keep: pa.BooleanArray | None = None) -> tuple[bytes, ...]:
+    def encode(self, arrays: Sequence[pa.Array[Any]], keep: pa.BooleanArray | None = None) -> tuple[bytes | memoryview, ...]:
         """Encode a batch.
 
         :param arrays: one for each column, in its typed form.
@@ -64,8 +64,11 @@ class BinaryEncoder:
         encoder = pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(self._schema, self._builders)
         encoder.write_header()
         rows = max(1, _SLICE_FIELDS // batch.num_columns)
-        pieces = [encoder.write_batch(batch.slice(start, rows)) for start in range(0, batch.num_rows, rows)]
-        pieces.append(encoder.finish().removesuffix(_TRAILER))
+        pieces: list[bytes | memoryview] = [
+            encoder.write_batch(batch.slice(start, rows)) for start in range(0, batch.num_rows, rows)
+        ]
+        # The rest of the rows and the trailer; a view leaves the trailer out without another copy.
+        pieces.append(memoryview(encoder.finish())[: -len(_TRAILER)])
         return tuple(piece for piece in pieces if piece)
 
 

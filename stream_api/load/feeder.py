@@ -237,7 +237,7 @@ def _file_line(exc: asyncpg.PostgresError, sent: _Sent) -> int | None:
     return None
 
 
-async def _pieces(*data: bytes) -> AsyncIterator[memoryview]:
+async def _pieces(*data: bytes | memoryview) -> AsyncIterator[memoryview]:
     for each in data:
         view = memoryview(each)
         for start in range(0, len(view), PIECE_BYTES):

@@ -118,7 +118,7 @@ class Encoded:
 
     span: Span
     read: int
-    binary: tuple[bytes, ...]
+    binary: tuple[bytes | memoryview, ...]
     binary_lines: Int64s
     csv: bytes
     csv_lines: Int64s

@@ -143,7 +143,7 @@ class Validator:
             rejections=self._reject(rows, blamed, reasons),
         )
 
-    def _encode_binary(self, arrays: list[pa.Array[Any] | None], keep: Bools) -> tuple[bytes, ...]:
+    def _encode_binary(self, arrays: list[pa.Array[Any] | None], keep: Bools) -> tuple[bytes | memoryview, ...]:
         typed = [array for array in arrays if array is not None]
         if self._encoder is None or not keep.any():
             return ()
