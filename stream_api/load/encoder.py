@@ -48,7 +48,9 @@ class BinaryEncoder:
         self._schema = pa.schema(fields)
         self._builders = {field.name: _builder(field, column) for field, column in zip(fields, columns, strict=True)}
 
-    def encode(self, arrays: Sequence[pa.Array[Any]], keep: pa.BooleanArray | None = None) -> tuple[bytes | memoryview, ...]:
+    def encode(
+        self, arrays: Sequence[pa.Array[Any]], keep: pa.BooleanArray | None = None
+    ) -> tuple[bytes | memoryview, ...]:
         """Encode a batch.
 
         :param arrays: one for each column, in its typed form.

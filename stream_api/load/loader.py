@@ -77,29 +77,39 @@ class Loader:
         :raises Failure: a transient one: the load is to be tried again later. It uses up nothing.
         """
         with structlog.contextvars.bound_contextvars(upload_id=str(upload_id)):
-            manifest = await read_manifest(self._store, upload_id)
-            if manifest is None:
-                # Cancelled or expired in the meantime: whatever 202 was answered for had a manifest.
-                log.warning("load.manifest_missing")
-                await clear_pending(self._store, upload_id)
-                return
-            taken = await self._ledger.take(
-                upload_id,
-                dataset=manifest.dataset,
-                table=self._settings.target_table,
-                size_bytes=manifest.size_bytes,
-                segment_bytes=manifest.segment_bytes,
-                created_at=manifest.created_at,
-            )
-            if isinstance(taken, Ended):
-                row = taken.row
-            else:
-                with structlog.contextvars.bound_contextvars(run=taken.run):
-                    found = await self._to_the_end(manifest, taken)
-                if found is None:
+            try:
+                manifest = await read_manifest(self._store, upload_id)
+                if manifest is None:
+                    # Cancelled or expired in the meantime: whatever 202 was answered for had a manifest.
+                    log.warning("load.manifest_missing")
+                    await clear_pending(self._store, upload_id)
                     return
-                row = found
-            await self._settle(manifest, row)
+                taken = await self._take(manifest)
+            except Failure as failure:
+                await self._reporter.waits(upload_id, None, failure)
+                raise
+            if isinstance(taken, Ended):
+                await self._settle(manifest, taken.row)
+                return
+            with structlog.contextvars.bound_contextvars(run=taken.run):
+                try:
+                    row = await self._to_the_end(manifest, taken)
+                except Failure as failure:
+                    log.warning("load.interrupted", code=failure.code, detail=failure.detail)
+                    await self._reporter.waits(upload_id, taken.run, failure)
+                    raise
+            if row is not None:
+                await self._settle(manifest, row)
+
+    async def _take(self, manifest: Manifest) -> Taken | Ended:
+        return await self._ledger.take(
+            manifest.upload_id,
+            dataset=manifest.dataset,
+            table=self._settings.target_table,
+            size_bytes=manifest.size_bytes,
+            segment_bytes=manifest.segment_bytes,
+            created_at=manifest.created_at,
+        )
 
     async def _to_the_end(self, manifest: Manifest, taken: Taken) -> UploadRow | None:
         """The row in its end state; `None` when the run was lost."""
@@ -112,7 +122,6 @@ class Loader:
             return None
         except Failure as failure:
             if failure.transient:
-                log.warning("load.interrupted", code=failure.code, detail=failure.detail)
                 raise
             log.warning("load.failed", code=failure.code, detail=failure.detail)
             return await self._fail(upload_id, run, failure)

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
+from uuid import UUID
 
+import msgspec
 import structlog
 
 from stream_api.errors import Failure
@@ -23,8 +25,19 @@ log = structlog.get_logger()
 _INTERVAL_SECONDS = 0.25
 
 
-class StatusWriter(Protocol):
-    """Keeps a status record."""
+#: The service that a transient failure waits for.
+_WAITED_FOR: Final = {
+    "database_unavailable": "database",
+    "storage_unavailable": "storage",
+    "queue_unavailable": "queue",
+}
+
+
+class Statuses(Protocol):
+    """Keeps status records; both methods raise `Failure` `queue_unavailable`."""
+
+    async def read(self, upload_id: UUID, /) -> StatusRecord | None:
+        """The record of an upload, if there is one."""
 
     async def write(self, record: StatusRecord, /) -> None:
         """Replace the record of that upload."""
@@ -33,7 +46,7 @@ class StatusWriter(Protocol):
 class Reporter:
     """Writes the status records of loads. A Redis that is away delays no load: the next record makes up for it."""
 
-    def __init__(self, statuses: StatusWriter) -> None:
+    def __init__(self, statuses: Statuses) -> None:
         self._statuses = statuses
 
     async def write(self, manifest: Manifest, row: UploadRow) -> None:
@@ -42,6 +55,19 @@ class Reporter:
             await self._statuses.write(status_record(manifest, row))
         except Failure as failure:
             log.warning("load.status_not_written", code=failure.code, detail=failure.detail)
+
+    async def waits(self, upload_id: UUID, run: int | None, failure: Failure) -> None:
+        """Let the record say what a load that is interrupted by `failure` waits for.
+
+        :param run: the load's; `None` when it was interrupted before it had one. Records of other runs stay.
+        """
+        service = _WAITED_FOR.get(failure.code)
+        try:
+            record = await self._statuses.read(upload_id)
+            if service is not None and record is not None and (run is None or record.run == run):
+                await self._statuses.write(msgspec.structs.replace(record, waiting_for=service))
+        except Failure as unwritten:
+            log.warning("load.status_not_written", code=unwritten.code, detail=unwritten.detail)
 
     @asynccontextmanager
     async def following(

@@ -91,15 +91,14 @@ class ObjectStore:
         """Store an object and return its ETag.
 
         :param if_absent: store it only if there is none (`If-None-Match: *`).
-        :raises AlreadyExists: with `if_absent`, if the key is taken, and not by an earlier try of this very put.
+        :raises AlreadyExists: with `if_absent`, if the key is taken by other content. The same content counts as
+            ours: the answer to an earlier try, of ours or of aiohttp (which repeats a PUT whose connection broke),
+            may have been lost after the store had done it.
         """
         data = _bytes_of(body)
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
-        tries = 0
 
         async def request() -> str:
-            nonlocal tries
-            tries += 1
             answer = await self._client.put_object(
                 Bucket=self._bucket, Key=key, Body=io.BytesIO(data), ContentType=content_type, **condition
             )
@@ -110,8 +109,7 @@ class ObjectStore:
         except Failure as failure:
             if not (if_absent and failure.code == "data_changed"):
                 raise
-            # The answer to an earlier try may have been lost after the store had done it.
-            if tries > 1 and await self.get(key) == data:
+            if await self.get(key) == data:
                 return (await self.stat(key)).etag
             raise AlreadyExists(key) from failure
 
@@ -213,18 +211,15 @@ class ObjectStore:
         itself says that it was done.
         """
         listing: Any = {"Parts": [{"PartNumber": number, "ETag": etag} for number, etag in parts]}
-        tries = 0
 
         async def request() -> str:
-            nonlocal tries
-            tries += 1
             try:
                 answer = await self._client.complete_multipart_upload(
                     Bucket=self._bucket, Key=key, UploadId=multipart_id, MultipartUpload=listing
                 )
             except self._client.exceptions.ClientError as exc:
-                if tries > 1 and error_code(exc) == "NoSuchUpload":
-                    return (await self._client.head_object(Bucket=self._bucket, Key=key))["ETag"]
+                if error_code(exc) == "NoSuchUpload":
+                    return await self._etag_of(key, otherwise=exc)
                 raise
             return answer["ETag"]
 
@@ -266,6 +261,12 @@ class ObjectStore:
             if attempt >= self.retrying.max_attempts:
                 raise Failure("storage_unavailable", "The object storage keeps a multipart upload that was aborted.")
             await self.retrying.pause(attempt)
+
+    async def _etag_of(self, key: str, *, otherwise: Exception) -> str:
+        try:
+            return (await self._client.head_object(Bucket=self._bucket, Key=key))["ETag"]
+        except self._client.exceptions.ClientError:
+            raise otherwise from None
 
     async def _abort_once(self, key: str, multipart_id: str) -> None:
         async def request() -> None:

@@ -175,6 +175,7 @@ async def test_a_database_that_is_away_delays_the_load(settings: Settings, look:
         async with running("serve", away, tmp_path) as service, client_of(service) as client:
             upload = await client.upload(events(range(10)))
             await until(lambda: service.logged("jobs.delayed"))
+            assert (await client.status(upload["uploadId"]))["waitingFor"] == "database"
             async with client.http.get(f"{service.url}/readyz") as answer:
                 assert answer.status == 503
             async with client.http.get(f"{service.url}/healthz") as answer:

@@ -56,6 +56,9 @@ class Statuses:
 
     records: list[StatusRecord] = field(default_factory=list)
 
+    async def read(self, upload_id: UUID, /) -> StatusRecord | None:
+        return next((record for record in reversed(self.records) if record.upload_id == upload_id), None)
+
     async def write(self, record: StatusRecord, /) -> None:
         self.records.append(record)
 

@@ -80,6 +80,7 @@ async def finishes(loading: Loading, manifest: Manifest) -> None:
     """What every test ends with: the load completes, and the count is exact."""
     row = await loading.load(manifest)
     assert (row.state, row.rows_read, row.rows_inserted) == ("completed", ROWS, ROWS)
+    assert loading.statuses.records[-1].waiting_for is None
     assert await loading.count() == ROWS
     assert await loading.keys() == []
     assert await loading.lanes() == []
@@ -105,6 +106,7 @@ async def test_a_store_that_goes_away_ends_the_load_for_now(behind: Behind) -> N
     with pytest.raises(Failure) as caught:
         await load
     assert (caught.value.code, caught.value.transient) == ("storage_unavailable", True)
+    assert behind.loading.statuses.records[-1].waiting_for == "storage"
     assert 0 < await behind.direct.count() < ROWS
     await behind.s3.restore()
     await finishes(behind.loading, manifest)
@@ -118,6 +120,7 @@ async def test_a_database_that_goes_away_while_copy_is_throttled_does_not_hang_t
     with pytest.raises(Failure) as caught:
         await load
     assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
+    assert behind.loading.statuses.records[-1].waiting_for == "database"
     await behind.postgres.restore()
     await finishes(behind.loading, manifest)
 

@@ -9,19 +9,12 @@ from uuid import UUID
 import aiohttp
 import pytest
 
-from stream_api.config import KIB, MIB, Settings
+from stream_api.config import KIB, Settings
 from stream_api.storage.manifests import list_pending, read_manifest
 from tests.conftest import Bucket
 from tests.http.serving import Serving, serve
 from tests.support.settings import change
-
-PART = 5 * MIB
-
-
-@pytest.fixture
-def small(settings_each_store: Settings) -> Settings:
-    """Small parts and little patience."""
-    return change(settings_each_store, part_bytes=PART, upload_budget_bytes=3 * PART, s3_backoff_seconds=0.02)
+from tests.upload.conftest import PART
 
 
 def form(*fields: tuple[str, str | bytes]) -> aiohttp.FormData:
@@ -53,9 +46,11 @@ async def check_stored(serving: Serving, document: dict[str, str], content: byte
 @pytest.mark.parametrize(
     "size", [1, 100 * KIB, PART - 1, PART, PART + 1, 2 * PART, 4 * PART + 12345], ids=lambda size: f"{size}"
 )
-async def test_what_was_sent_is_what_is_stored(small: Settings, bucket_each_store: Bucket, size: int) -> None:
+async def test_what_was_sent_is_what_is_stored(
+    small_each_store: Settings, bucket_each_store: Bucket, size: int
+) -> None:
     content = os.urandom(size)
-    async with serve(small) as serving:
+    async with serve(small_each_store) as serving:
         status, document = await serving.post(form(("a", "b"), ("file", content), ("callbackUrl", "https://x.test/y")))
         assert status == 202
         assert document["status"] == "uploaded"
@@ -66,7 +61,7 @@ async def test_what_was_sent_is_what_is_stored(small: Settings, bucket_each_stor
         assert manifest.callback_url == "https://x.test/y"
         # A single put has the MD5 of the content for its ETag; a multipart upload has the number of parts in it.
         assert ("-" in manifest.etag) == (size > PART)
-        assert serving.uploads.budget.peak_bytes <= small.upload_budget_bytes
+        assert serving.uploads.budget.peak_bytes <= small_each_store.upload_budget_bytes
     assert bucket_each_store.open_multipart_uploads() == []
     assert len(bucket_each_store.keys()) == 3
 
