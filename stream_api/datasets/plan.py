@@ -114,6 +114,9 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
         return msgspec.json.decode(data, type=cls)
 
 
+_CHANGE_BACK: Final = "Change it back and retry; or take out what was loaded and upload the file again."
+
+
 def make_plan(table: Table, dataset: str, header: Sequence[str], *, delimiter: str = ",") -> Plan:
     """Set the file's header against the table.
 
@@ -156,16 +159,18 @@ def check_plan(plan: Plan, table: Table) -> None:
     try:
         now = make_plan(table, plan.dataset, [c.source for c in plan.columns], delimiter=plan.delimiter)
     except Failure as exc:
-        msg = f"Table {table.sql_name} has changed since this load began. {exc.detail}"
+        msg = f"Table {table.sql_name} has changed since this load began. {exc.detail} {_CHANGE_BACK}"
         raise Failure("table_changed", msg, **exc.extra) from exc
     changed = [
         f"{old.name} ({old.type} before, {new.type} now)" if old.type != new.type else old.name
         for old, new in zip(plan.columns, now.columns, strict=True)
-        if _relabelled(old, new) != new
+        # What a row must have stays as it was when the load began: Postgres watches over what the table wants now.
+        if msgspec.structs.replace(_relabelled(old, new), required=new.required) != new
     ]
     if changed or (plan.table, plan.encoding) != (now.table, now.encoding):
         what = f": {_listed(changed)}" if changed else ""
-        raise Failure("table_changed", f"Table {plan.table} has changed since this load began{what}", changed=changed)
+        msg = f"Table {plan.table} has changed since this load began{what}. {_CHANGE_BACK}"
+        raise Failure("table_changed", msg, changed=changed)
 
 
 def _relabelled(old: PlanColumn, new: PlanColumn) -> PlanColumn:

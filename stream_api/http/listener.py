@@ -14,6 +14,8 @@ from typing import Final, cast
 import structlog
 from aiohttp import web
 
+from stream_api.flow.tasks import cancel_and_wait
+
 log = structlog.stdlib.get_logger(__name__)
 
 #: Connections that have not been accepted yet; the kernel refuses or delays what comes beyond.
@@ -89,8 +91,7 @@ class BoundedSite(web.BaseSite):
         """Stop accepting; the runner ends what is open."""
         await super().stop()
         if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, return_exceptions=True)
+            await cancel_and_wait(self._accepting)
         self._listener.close()
 
     async def _accept(self) -> None:

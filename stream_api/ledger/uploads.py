@@ -94,7 +94,10 @@ _SEGMENTS: Final = """
 SELECT * FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL ORDER BY number
 """
 _SET_PLAN: Final = """
-UPDATE stream_api.uploads SET plan = coalesce(plan, $3::json), updated_at = now()
+UPDATE stream_api.uploads AS upload
+SET plan = CASE WHEN EXISTS (SELECT FROM stream_api.segments WHERE upload_id = upload.id AND table_oid IS NOT NULL)
+                THEN coalesce(plan, $3::json) ELSE $3::json END,
+    updated_at = now()
 WHERE id = $1 AND run = $2 AND state = 'processing'
 RETURNING plan::text
 """
@@ -291,7 +294,7 @@ class Ledger:
         )
 
     async def set_plan(self, upload_id: UUID, run: int, plan: bytes) -> bytes:
-        """Store the plan of a load, unless it has one.
+        """Store the plan of a load, unless it has one by which segments were loaded.
 
         :param plan: JSON.
         :returns: the plan that stands, byte for byte as it was stored.

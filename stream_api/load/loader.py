@@ -200,8 +200,11 @@ class Loader:
         return lanes
 
     async def _plan(self, manifest: Manifest, taken: Taken) -> Plan:
-        """The plan that the upload has, if the table still fits it; otherwise one made of its header, and stored."""
-        stored = None if taken.plan is None else Plan.decode(taken.plan)
+        """The plan by which segments were loaded, if the table still fits it; otherwise one made of the header.
+
+        As long as nothing is loaded a plan binds nobody: whoever changes the table and retries gets a new one.
+        """
+        stored = Plan.decode(taken.plan) if taken.plan is not None and taken.segments else None
         with translated():
             async with self._pool.acquire() as connection:
                 with translated(connection):

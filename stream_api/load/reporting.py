@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from stream_api.errors import Failure
+from stream_api.flow.tasks import cancel_and_wait
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.ledger.uploads import UploadRow
 from stream_api.status.record import StatusRecord
@@ -98,9 +99,8 @@ class Reporter:
         try:
             yield committed
         finally:
-            writing.cancel()
             # A record under way may not overtake the one of the end state.
-            await asyncio.wait([writing])
+            await cancel_and_wait(writing)
 
 
 def add_segment(row: UploadRow, figures: SegmentFigures) -> UploadRow:

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from stream_api.errors import Failure
+from stream_api.flow.tasks import cancel_and_wait
 from stream_api.upload.transfer import Transfer
 
 log = structlog.stdlib.get_logger(__name__)
@@ -51,14 +52,11 @@ class Leftovers:
     async def aclose(self, *, wait_seconds: float) -> None:
         """End; removals under way get so long."""
         if self._retrying is not None:
-            self._retrying.cancel()
-            await asyncio.gather(self._retrying, return_exceptions=True)
+            await cancel_and_wait(self._retrying)
         if self._removals:
             await asyncio.wait(self._removals, timeout=wait_seconds)
         left = list(self._removals)
-        for removal in left:
-            removal.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await cancel_and_wait(*left)
         if left or self._waiting:
             log.warning("upload.leftovers_given_up", count=len(left) + len(self._waiting))
 

@@ -26,7 +26,9 @@ from aiohttp import BodyPartReader
 from stream_api.config import KIB, Settings
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
-from stream_api.flow.channel import Channel, ChannelFailed
+from stream_api.flow.causes import first_cause
+from stream_api.flow.channel import Channel
+from stream_api.flow.tasks import cancel_and_wait
 from stream_api.storage.manifests import Manifest
 from stream_api.storage.objects import ObjectStore
 from stream_api.upload.client import Body, ClientStream, watch_client
@@ -169,7 +171,7 @@ class _Upload:
                     watch.cancel()
                 self._channel.close()
         except BaseExceptionGroup as failures:
-            raise _primary(failures) from None
+            raise first_cause(failures) from None
         return only
 
     async def _read_file(self, file: BodyPartReader) -> Part | None:
@@ -190,8 +192,7 @@ class _Upload:
             manifest = await asyncio.shield(commit)
         except asyncio.CancelledError:
             await asyncio.wait({commit}, timeout=_COMMIT_WAIT_SECONDS)
-            commit.cancel()
-            await asyncio.gather(commit, return_exceptions=True)
+            await cancel_and_wait(commit)
             self._stored = not commit.cancelled() and commit.exception() is None
             raise
         self._stored = True
@@ -220,19 +221,3 @@ class _Upload:
             code=exc.code if isinstance(exc, Failure) else type(exc).__name__,
             received_bytes=self._stream.received_bytes,
         )
-
-
-def _primary(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one that the client hears of: a bug before a failure, and of those the first."""
-    leaves: list[BaseException] = []
-
-    def collect(exc: BaseException) -> None:
-        if isinstance(exc, BaseExceptionGroup):
-            for each in exc.exceptions:
-                collect(each)
-        elif not isinstance(exc, ChannelFailed):
-            # A failed channel only passes on what another task has raised.
-            leaves.append(exc)
-
-    collect(group)
-    return next((leaf for leaf in leaves if not isinstance(leaf, Failure)), leaves[0])

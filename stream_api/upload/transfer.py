@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+from stream_api.flow.tasks import cancel_and_wait
 from stream_api.storage.keys import data_key, manifest_key
 from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, write_manifest
 from stream_api.storage.objects import ObjectStore
@@ -79,10 +80,7 @@ class Transfer:
         """Wait for requests under way, and end those that take longer."""
         if self._requests:
             await asyncio.wait(self._requests, timeout=timeout_seconds)
-            left = list(self._requests)
-            for request in left:
-                request.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await cancel_and_wait(*self._requests)
 
     async def discard(self) -> None:
         """Remove whatever may have been stored. Can be repeated; call `settle` first.

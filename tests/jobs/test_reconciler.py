@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from stream_api.config import Settings
 from stream_api.dev.valkey import Valkey
 from stream_api.errors import Failure
+from stream_api.flow.tasks import cancel_and_wait
 from stream_api.jobs import reconciler as reconciler_module
 from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.reconciler import Reconciler, Round
@@ -110,9 +111,7 @@ async def test_uploads_are_loaded_after_redis_was_flushed(
 
     async with working(job_settings, world.load):
         await eventually(done)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    await cancel_and_wait(running)
 
 
 async def test_uploads_that_came_while_redis_was_away_are_loaded_when_it_is_back(
@@ -133,8 +132,7 @@ async def test_uploads_that_came_while_redis_was_away_are_loaded_when_it_is_back
             return world.ended == {upload_id}
 
         await eventually(done)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await cancel_and_wait(running)
     await queue.close()
 
 
@@ -184,8 +182,7 @@ async def test_no_error_ends_the_loop(queue: LoadQueue, redis: Redis, world: Wor
         return upload_id not in world.pending
 
     await eventually(cleared)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await cancel_and_wait(running)
 
 
 async def test_a_retry_in_the_moment_of_clearing_keeps_its_marker(queue: LoadQueue, redis: Redis, world: World) -> None:

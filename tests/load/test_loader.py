@@ -140,6 +140,35 @@ async def test_a_duplicate_key_names_the_line_and_a_retry_goes_on(loading: Loadi
     assert await loading.keys() == []
 
 
+async def test_a_table_that_is_changed_before_anything_is_loaded(loading: Loading) -> None:
+    await loading.load(await loading.stored(HEADER + event(1)))
+    manifest = await loading.stored(HEADER + event(1) + event(2, source=""))
+    assert (await loading.load(manifest)).state == "failed"
+    await loading.execute(
+        "ALTER TABLE webhook_events DROP CONSTRAINT webhook_events_pkey, ALTER source DROP NOT NULL, "
+        "ALTER amount TYPE numeric(14,4)"
+    )
+    await loading.ledger.reopen(manifest.upload_id)
+    row = await loading.load(manifest)
+    assert (row.state, row.rows_inserted, row.error) == ("completed", 2, None)
+
+
+async def test_a_table_that_is_changed_in_the_middle_of_a_load(loading: Loading) -> None:
+    await loading.load(await loading.stored(HEADER + event(70)))
+    manifest = await loading.stored(events(range(100)), segment_bytes=2000)
+    assert 0 < (await loading.load(manifest)).rows_inserted < 100
+    await loading.execute("ALTER TABLE webhook_events ALTER amount TYPE numeric(14,4)")
+    await loading.ledger.reopen(manifest.upload_id)
+    row = await loading.load(manifest)
+    assert row.error is not None
+    assert (row.state, row.error["code"], row.error["changed"]) == (
+        "failed",
+        "table_changed",
+        ["amount (numeric(12,2) before, numeric(14,4) now)"],
+    )
+    assert "upload the file again" in row.error["message"]
+
+
 async def test_a_duplicate_among_rows_that_only_postgres_reads(loading: Loading) -> None:
     data = HEADER + event(1) + event(2, amount=" 5") + event(3) + event(2, amount=" 6")
     row = await loading.load(await loading.stored(data))

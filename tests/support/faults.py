@@ -38,6 +38,8 @@ class FaultProxy:
         self._stalled: set[Direction] = set()
         self._rates: dict[Direction, float] = {}
         self._left_bytes: dict[Direction, int] = {}
+        #: For the breaks after the next one.
+        self._then_bytes: list[int] = []
         self._end: Literal["reset", "close"] = "reset"
         self._changed = asyncio.Condition()
 
@@ -76,6 +78,7 @@ class FaultProxy:
         self._stalled.clear()
         self._rates.clear()
         self._left_bytes.clear()
+        self._then_bytes.clear()
         if self._listener is None:
             await self._listen()
         await self._notify()
@@ -106,18 +109,21 @@ class FaultProxy:
         self._rates = dict.fromkeys(directions or ("up", "down"), bytes_per_second)
         await self._notify()
 
-    async def reset_after(self, size_bytes: int, direction: Direction = "down") -> None:
+    async def reset_after(self, size_bytes: int, direction: Direction = "down", *, times: int = 1) -> None:
         """Let this many more bytes pass, over all connections, then reset the connection that brings the next.
 
-        It happens once; what comes after passes.
+        It happens so many times, each after as many bytes; what comes after passes.
         """
-        self._left_bytes, self._end = {direction: size_bytes}, "reset"
+        self._break_after([size_bytes] * times, direction, "reset")
         await self._notify()
 
-    async def close_after(self, size_bytes: int, direction: Direction = "down") -> None:
+    async def close_after(self, size_bytes: int, direction: Direction = "down", *, times: int = 1) -> None:
         """As `reset_after`, but the connection is closed in an orderly way: the data is cut short without an error."""
-        self._left_bytes, self._end = {direction: size_bytes}, "close"
+        self._break_after([size_bytes] * times, direction, "close")
         await self._notify()
+
+    def _break_after(self, sizes_bytes: list[int], direction: Direction, end: Literal["reset", "close"]) -> None:
+        self._left_bytes, self._then_bytes, self._end = {direction: sizes_bytes[0]}, sizes_bytes[1:], end
 
     # -- watching --------------------------------------------------------------------------------------------
 
@@ -154,7 +160,7 @@ class FaultProxy:
         await self._notify()
         try:
             await self._serve(reader, writer, writers)
-        except (ConnectionError, asyncio.CancelledError):
+        except (OSError, asyncio.CancelledError):
             # Cancelled by `drop`, or one end is gone: the other end is to see it. Nobody awaits this task's result.
             for each in writers:
                 _reset(each)
@@ -209,6 +215,8 @@ class FaultProxy:
         await self._notify()
         if cut:
             self._left_bytes.clear()
+            if self._then_bytes:
+                self._left_bytes[direction] = self._then_bytes.pop()
             if self._end == "reset":
                 raise ConnectionResetError
             raise _ClosedByFault
