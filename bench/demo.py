@@ -26,7 +26,7 @@ from typing import Any, Final
 import asyncpg
 from pydantic import SecretStr
 
-from bench.generate import Summary, generate
+from bench.generate import Summary, generate, positive, share
 from bench.progress import Progress
 from stream_api.config import MIB, Settings
 from stream_api.dev.limits import MemoryLimit, memory_limit
@@ -307,8 +307,8 @@ def _terminate(*_: object) -> None:
 def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.demo", description="A large file through the service.")
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--invalid", type=float, default=0.0, metavar="SHARE", help="share of invalid rows, 0 to 1")
+    parser.add_argument("--rows", type=positive, default=1_000_000)
+    parser.add_argument("--invalid", type=share, default=0.0, metavar="SHARE", help="share of invalid rows, 0 to 1")
     parser.add_argument("--store", choices=list(STORES), default="seaweedfs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

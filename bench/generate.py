@@ -175,12 +175,30 @@ def _invalid_row(kind: str, turn: int, uuid: str) -> str:
     return ",".join(good) + "\n"
 
 
+def positive(text: str) -> int:
+    """A number of rows, for argparse."""
+    number = int(text)
+    if number < 1:
+        msg = f"{text} is not a positive number"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def share(text: str) -> float:
+    """A share from 0 to 1, for argparse."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        msg = f"{text} is not between 0 and 1"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
 def main() -> None:
     """The command; prints the summary as JSON (to standard error, when the file goes to standard output)."""
     parser = argparse.ArgumentParser(prog="python -m bench.generate", description="A CSV file for webhook_events.")
-    parser.add_argument("--rows", type=int, required=True, help="rows, without the header")
+    parser.add_argument("--rows", type=positive, required=True, help="rows, without the header")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--invalid", type=float, default=0.0, metavar="SHARE", help="share of invalid rows, 0 to 1")
+    parser.add_argument("--invalid", type=share, default=0.0, metavar="SHARE", help="share of invalid rows, 0 to 1")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="- for standard output")
     options = parser.parse_args()
     if options.output == "-":

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from uuid import UUID
 
 import pyarrow as pa
 import structlog
@@ -34,7 +33,7 @@ from stream_api.load.reporting import Reporter
 from stream_api.memory import check_memory
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
-from stream_api.storage.manifests import Manifest, clear_pending, list_pending, mark_pending, read_manifest
+from stream_api.storage.manifests import Manifest, Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
 from stream_api.upload.client import Body
 from stream_api.upload.leftovers import open_leftovers
@@ -96,7 +95,7 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             run_in_thread=run_in_thread,
         )
         reconciler = Reconciler(
-            pending=StoredManifests(services.store),
+            pending=Manifests(services.store),
             has_ended=services.ledger.has_ended,
             enqueue=services.queue.ensure,
             redis=services.redis,
@@ -109,33 +108,6 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             yield worker
         finally:
             await asyncio.gather(cancel_and_wait(reconciling), worker.stop())
-
-
-@dataclass(frozen=True, slots=True)
-class StoredManifests:
-    """Manifests and markers, for the handlers and the reconciler."""
-
-    store: ObjectStore
-
-    async def read(self, upload_id: UUID, /) -> Manifest | None:
-        """See `read_manifest`."""
-        return await read_manifest(self.store, upload_id)
-
-    async def is_stored(self, upload_id: UUID, /) -> bool:
-        """Whether there is a manifest."""
-        return await read_manifest(self.store, upload_id) is not None
-
-    def list_pending(self) -> AsyncIterator[UUID]:
-        """See `storage.manifests.list_pending`."""
-        return list_pending(self.store)
-
-    async def mark_pending(self, upload_id: UUID, /) -> None:
-        """See `storage.manifests.mark_pending`."""
-        await mark_pending(self.store, upload_id)
-
-    async def clear_pending(self, upload_id: UUID, /) -> None:
-        """See `storage.manifests.clear_pending`."""
-        await clear_pending(self.store, upload_id)
 
 
 @asynccontextmanager
@@ -160,7 +132,7 @@ async def run_api(services: Services) -> AsyncIterator[BoundedSite]:
             statuses=services.statuses,
             rows=services.ledger,
             queue=services.queue,
-            manifests=StoredManifests(services.store),
+            manifests=Manifests(services.store),
             checks={
                 "storage": services.store.check,
                 "database": services.ledger.check,

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import structlog
 from pydantic import SecretStr, ValidationError
 
 from stream_api import logs
 from stream_api.config import Settings
 from stream_api.errors import Failure
+
+log = structlog.get_logger()
 
 #: Exit codes: as for most commands, 1 is a failure and 2 a mistake in how it was called or set up.
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -74,6 +78,8 @@ def _run(options: argparse.Namespace) -> int:
         given = {name: getattr(options, name) for name in ("host", "port") if getattr(options, name) is not None}
     settings = Settings(**given)
     logs.configure(settings.log_format, settings.log_level)
+    for name in Settings.unknown_names(os.environ):
+        log.warning("settings.unknown", name=name, detail="No setting has this name: see the table in README.md.")
     if options.role == "migrate":
         return _migrate(settings)
     return _service(settings, options)
@@ -92,7 +98,12 @@ def _service(settings: Settings, options: argparse.Namespace) -> int:
     except OSError as exc:
         if exc.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
             raise
-        print(f"stream-api: {exc.strerror or exc}", file=sys.stderr)
+        # uvloop and asyncio word these differently; the errno is the same.
+        print(
+            f"stream-api: cannot listen on {settings.host}:{settings.port} (STREAM_API_HOST, STREAM_API_PORT): "
+            f"{os.strerror(exc.errno).lower()}",
+            file=sys.stderr,
+        )
         return _FAILED
     return 0
 
@@ -100,7 +111,11 @@ def _service(settings: Settings, options: argparse.Namespace) -> int:
 def _migrate(settings: Settings) -> int:
     from stream_api.ledger.migrate import migrate  # noqa: PLC0415
 
-    applied = asyncio.run(migrate(settings))
+    try:
+        applied = asyncio.run(migrate(settings))
+    except Failure as failure:
+        detail = f"{failure.detail} (DATABASE_URL names {settings.database_host})"
+        raise Failure(failure.code, detail) from failure
     print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
     return 0
 

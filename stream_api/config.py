@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterable
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from yarl import URL
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -17,6 +18,36 @@ MIB = 1024 * KIB
 S3_MAX_PARTS = 10_000
 #: S3 refuses parts below this size, but for the last one (same page).
 S3_MIN_PART_BYTES = 5 * MIB
+
+#: A table's name as SQL writes it, with or without its schema: `events`, `audit.events`, `"Weird name"`.
+_TABLE_NAME: Final = re.compile(r'(?:[^\W\d][\w$]*|"(?:[^"\0]|"")+")(?:\.(?:[^\W\d][\w$]*|"(?:[^"\0]|"")+"))?')
+
+
+def _url(*schemes: str, host: bool = True) -> AfterValidator:
+    """Checks a URL's scheme, and that it names a host. Its value, which may hold a password, is in no message."""
+
+    def check(value: SecretStr | str | None) -> SecretStr | str | None:
+        if value is None:
+            return None
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme.lower() not in schemes:
+            msg = f"must begin with {' or '.join(f'{each}://' for each in schemes)}"
+            raise ValueError(msg)
+        if host and rest.partition("/")[0] in {"", "@"}:
+            msg = f"names no host: {schemes[0]}://HOST:PORT"
+            raise ValueError(msg)
+        return value
+
+    return AfterValidator(check)
+
+
+def _table_name(value: str) -> str:
+    if _TABLE_NAME.fullmatch(value) is None:
+        msg = 'must be the name of a table as SQL writes it: events, audit.events or "Weird name"'
+        raise ValueError(msg)
+    return value
+
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -31,13 +62,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="STREAM_API_", frozen=True, extra="ignore", populate_by_name=True)
 
     # -- where things are ------------------------------------------------------------------------------------
-    database_url: SecretStr = Field(
+    # asyncpg takes the host from a parameter too, as libpq does.
+    database_url: Annotated[SecretStr, _url("postgresql", "postgres", host=False)] = Field(
         SecretStr("postgresql://postgres:postgres@127.0.0.1:5432/postgres"), validation_alias="DATABASE_URL"
     )
     """PostgreSQL 16 or later."""
-    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), validation_alias="REDIS_URL")
+    redis_url: Annotated[SecretStr, _url("redis", "rediss", "unix", host=False)] = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), validation_alias="REDIS_URL"
+    )
     """Redis or Valkey; may be shared, everything lies under the prefix `stream-api`."""
-    s3_endpoint_url: str | None = Field(None, validation_alias="AWS_ENDPOINT_URL_S3")
+    s3_endpoint_url: Annotated[str | None, _url("http", "https")] = Field(None, validation_alias="AWS_ENDPOINT_URL_S3")
     """An S3-compatible store; unset means AWS itself."""
     s3_access_key_id: str | None = Field(None, validation_alias="AWS_ACCESS_KEY_ID")
     """Unset, with its secret: what the AWS libraries find by themselves (profiles, roles)."""
@@ -101,7 +135,7 @@ class Settings(BaseSettings):
     """Loads at once in one worker."""
     worker_threads: Annotated[int, Field(ge=1, le=32)] = 2
     """Threads for parsing, validating and encoding, for all loads of the process."""
-    target_table: str = "webhook_events"
+    target_table: Annotated[str, AfterValidator(_table_name)] = "webhook_events"
     """The table of the built-in dataset `webhook_events`."""
     database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     """Longer ones count as an outage: the load waits and goes on later."""
@@ -132,11 +166,21 @@ class Settings(BaseSettings):
     @property
     def database_host(self) -> str:
         """Host and port of the database, without its credentials, for messages."""
-        url = URL(self.database_url.get_secret_value())
-        return f"{url.host}:{url.port or 5432}"
+        authority = self.database_url.get_secret_value().partition("://")[2].partition("?")[0].partition("/")[0]
+        return authority.rpartition("@")[2] or "no host"
+
+    @classmethod
+    def unknown_names(cls, names: Iterable[str]) -> list[str]:
+        """Of names of environment variables, those with our prefix that name no setting: typing mistakes, mostly."""
+        prefix: str = cls.model_config["env_prefix"]
+        known: Collection[str] = {f"{prefix}{field}".upper() for field in cls.model_fields}
+        return sorted(name for name in names if name.upper().startswith(prefix) and name.upper() not in known)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (self.s3_access_key_id is None) != (self.s3_secret_access_key is None):
+            msg = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both, or neither"
+            raise ValueError(msg)
         if self.upload_budget_bytes < self.part_bytes:
             msg = (
                 f"STREAM_API_UPLOAD_BUDGET_BYTES ({self.upload_budget_bytes}) is smaller than one part "

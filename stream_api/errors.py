@@ -28,6 +28,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     # The request.
     "bad_request": ErrorCode(400, "The request could not be understood"),
     "not_multipart": ErrorCode(415, "The body is not multipart/form-data"),
+    "content_encoding_unsupported": ErrorCode(415, "The body is compressed"),
     "malformed_multipart": ErrorCode(400, "The multipart body is malformed"),
     "upload_incomplete": ErrorCode(400, "The body ended before the file was complete"),
     "file_missing": ErrorCode(422, "The form has no field named file"),
@@ -61,7 +62,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "table_changed": ErrorCode(422, "The target table no longer fits the plan of this load"),
     "constraint_violated": ErrorCode(422, "A row violates a constraint of the table"),
     "record_too_long": ErrorCode(422, "A record is longer than the limit"),
-    "encoding_unsupported": ErrorCode(422, "The file is not encoded in UTF-8"),
+    "encoding_unsupported": ErrorCode(422, "The file is not text in UTF-8"),
     "data_gone": ErrorCode(410, "The upload's data is no longer in the object storage"),
     "data_changed": ErrorCode(409, "The upload's data is not what was stored"),
     "ledger_incomplete": ErrorCode(500, "The ledger does not cover the file", transient=True),

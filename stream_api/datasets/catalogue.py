@@ -135,10 +135,16 @@ async def read_table(conn: Connection, table: str) -> Table:
             msg = f"{table} is not the name of a table: {exc}"
             raise Failure("table_missing", msg, table=table) from exc
         if found is None:
-            msg = f"There is no table {table} in the database; create it, or name another one"
+            msg = (
+                f"There is no table {table} in the database: create it (`stream-api migrate` creates webhook_events), "
+                "or let STREAM_API_TARGET_TABLE name another one. Then retry."
+            )
             raise Failure("table_missing", msg, table=table)
         if found["kind"] not in _FILLABLE:
-            msg = f"{table} is not a table that rows can be copied into"
+            msg = (
+                f"{table} is not a table: rows can be copied into tables, partitioned tables and foreign tables. "
+                "Let STREAM_API_TARGET_TABLE name one, and retry."
+            )
             raise Failure("table_missing", msg, table=table)
         await conn.fetchval(_NARROW_PATH)
         before_insert = await conn.fetchval(_TRIGGERS, found["oid"])

@@ -114,6 +114,8 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
         return msgspec.json.decode(data, type=cls)
 
 
+#: What separates the fields of files that are not separated by commas.
+_OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _CHANGE_BACK: Final = "Change it back and retry; or take out what was loaded and upload the file again."
 
 
@@ -133,7 +135,7 @@ def make_plan(table: Table, dataset: str, header: Sequence[str], *, delimiter: s
     generated = [c.name for c in table.columns if c.name in times and c.generated]
     missing = [c.name for c in table.columns if c.name not in times and _must_be_given(c, table)]
     if unknown or repeated or generated or missing or not times:
-        raise _mismatch(table, missing=missing, unknown=unknown, repeated=repeated, generated=generated)
+        raise _mismatch(table, header, missing=missing, unknown=unknown, repeated=repeated, generated=generated)
     columns = tuple(
         _plan_column(column, source, table) for source, column in zip(header, found, strict=True) if column is not None
     )
@@ -234,7 +236,13 @@ def _is_decimal(column: Column) -> bool:
 
 
 def _mismatch(
-    table: Table, *, missing: list[str], unknown: list[str], repeated: list[str], generated: list[str]
+    table: Table,
+    header: Sequence[str],
+    *,
+    missing: list[str],
+    unknown: list[str],
+    repeated: list[str],
+    generated: list[str],
 ) -> Failure:
     nearest = {_shorten(name): close for name in unknown[:_SHOWN_NAMES] if (close := _nearest(table, name))}
     parts = []
@@ -249,6 +257,8 @@ def _mismatch(
     if not parts:
         parts.append("it names no column")
     detail = f"The file's header does not fit table {table.sql_name}: {'; '.join(parts)}."
+    if len(header) == 1 and (other := next((found for found in _OTHER_DELIMITERS if found in header[0]), None)):
+        detail += f" Fields must be separated by commas, and the header has {_OTHER_DELIMITERS[other]}."
     extra: dict[str, Any] = {
         "missing": _bounded(missing),
         "unknown": _bounded(unknown),

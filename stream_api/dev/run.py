@@ -16,7 +16,7 @@ import structlog
 
 from stream_api import logs
 from stream_api.config import Settings
-from stream_api.dev.ports import find_port
+from stream_api.dev.ports import find_port, is_free
 from stream_api.dev.server import ServerFailed, end_orphan, remember, spawn
 from stream_api.dev.stack import Stack, StoreName
 from stream_api.ledger.migrate import migrate
@@ -57,6 +57,9 @@ def run(folder: Path, *, store: StoreName = "seaweedfs", port: int | None = None
             return _watch(stack, None, ended)
         service_file = stack.folder / "service.pid"
         end_orphan(service_file, signal.SIGTERM, settings.shutdown_timeout_seconds + 10)
+        if not is_free(chosen):
+            msg = f"port {chosen} of {_HOST} is taken: choose another by --port, or --port 0 for any free one"
+            raise ServerFailed(msg)
         service = spawn([sys.executable, "-m", "stream_api", "serve", "--host", _HOST, "--port", str(chosen)])
         remember(service_file, service.pid)
         try:

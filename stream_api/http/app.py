@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from http import HTTPMethod
-from typing import Final
-
 from aiohttp import hdrs, web
 
 from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.health import healthz, readyz
 from stream_api.http.problems import problems
 from stream_api.http.uploads import get_status, post_retry, post_upload
-from stream_api.upload.pipeline import READ_BUFFER_BYTES
-
-#: A connection without a request is closed after so long; it would otherwise hold one of `max_connections`.
-_KEEPALIVE_SECONDS: Final = 30.0
 
 
 def make_web_app(collaborators: Collaborators, *, content_length_limit: int) -> web.Application:
@@ -33,22 +26,14 @@ def make_web_app(collaborators: Collaborators, *, content_length_limit: int) -> 
             # As aiohttp's own handler does: the answer itself has not begun.
             request.writer.output_size = 0
 
-    app.router.add_route(HTTPMethod.POST, "/upload", post_upload, expect_handler=expect)
-    app.router.add_route(HTTPMethod.GET, "/upload/{id}/status", get_status)
-    app.router.add_route(HTTPMethod.POST, "/upload/{id}/retry", post_retry, expect_handler=expect)
-    app.router.add_route(HTTPMethod.GET, "/healthz", healthz)
-    app.router.add_route(HTTPMethod.GET, "/readyz", readyz)
+    app.router.add_post("/upload", post_upload, expect_handler=expect)
+    app.router.add_get("/upload/{id}/status", get_status)
+    app.router.add_post("/upload/{id}/retry", post_retry, expect_handler=expect)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
     return app
 
 
 def make_runner(app: web.Application, *, shutdown_timeout_seconds: float) -> web.AppRunner:
-    """A runner with the options that the memory formula and the draining of refused bodies rest on."""
-    return web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=_KEEPALIVE_SECONDS,
-        # We drain ourselves, within a bound in bytes too.
-        lingering_time=0.0,
-        read_bufsize=READ_BUFFER_BYTES,
-        shutdown_timeout=shutdown_timeout_seconds,
-    )
+    """A runner for a `BoundedSite`, which makes the connections' protocols itself."""
+    return web.AppRunner(app, shutdown_timeout=shutdown_timeout_seconds)

@@ -26,24 +26,26 @@ async def healthz(_: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Whether everything that the service needs can be used, and what cannot.
 
-    :raises Failure: `not_ready`, naming in `missing` what cannot be used and in `checks` the code of each failure.
+    :raises Failure: `not_ready`, naming in `missing` what cannot be used, and in `checks` the code of each failure.
     """
     checks = request.app[COLLABORATORS].checks
     answers = await asyncio.gather(*(_check(name, check) for name, check in checks.items()))
-    results = dict(zip(checks, answers, strict=True))
-    missing = [name for name, result in results.items() if result != "ok"]
+    results = {name: code for name, (code, _) in zip(checks, answers, strict=True)}
+    missing = {name: detail for name, (code, detail) in zip(checks, answers, strict=True) if code != "ok"}
     if missing:
-        raise Failure("not_ready", f"Cannot be used: {', '.join(missing)}.", missing=missing, checks=results)
+        detail = " ".join(f"Cannot use the {name}: {why}." for name, why in missing.items())
+        raise Failure("not_ready", detail, missing=list(missing), checks=results)
     return json_response({"status": "ready", "checks": results})
 
 
-async def _check(name: str, check: Callable[[], Awaitable[object]]) -> str:
+async def _check(name: str, check: Callable[[], Awaitable[object]]) -> tuple[str, str]:
+    """The code, `ok` or of the failure, and what is wrong."""
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             await check()
     except TimeoutError:
-        return "timeout"
+        return "timeout", f"no answer within {_CHECK_SECONDS:.0f} s"
     except Failure as failure:
         log.info("readyz.missing", service=name, code=failure.code, detail=failure.detail)
-        return failure.code
-    return "ok"
+        return failure.code, failure.detail.rstrip(".")
+    return "ok", ""

@@ -15,5 +15,5 @@ def json_response(
 ) -> web.Response:
     """An answer of anything that msgspec can encode: times in RFC 3339, structs by their own names."""
     return web.Response(
-        body=msgspec.json.encode(document), status=status, content_type="application/json", headers=headers
+        body=msgspec.json.encode(document) + b"\n", status=status, content_type="application/json", headers=headers
     )

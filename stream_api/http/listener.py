@@ -15,6 +15,7 @@ import structlog
 from aiohttp import web
 
 from stream_api.flow.tasks import cancel_and_wait
+from stream_api.http.protocol import Protocol
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -111,7 +112,9 @@ class BoundedSite(web.BaseSite):
                 continue
             self._connections += 1
             try:
-                await loop.connect_accepted_socket(lambda: _Counted(server(), self._closed), connection)
+                await loop.connect_accepted_socket(
+                    lambda: _Counted(Protocol(server, loop=loop), self._closed), connection
+                )
             except OSError as exc:
                 connection.close()
                 self._closed()

@@ -24,10 +24,11 @@ _CODES_OF_STATUS: Final = {
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
 }
 _DEFAULT_RETRY_SECONDS: Final = 5
+_ROUTES: Final = "POST /upload, GET /upload/{id}/status, POST /upload/{id}/retry, GET /healthz, GET /readyz"
 
 
 def problem(
-    request: web.Request,
+    request: web.BaseRequest,
     code: str,
     detail: str,
     *,
@@ -56,7 +57,8 @@ def problem(
     if answered == HTTPStatus.SERVICE_UNAVAILABLE:
         seconds = (extra or {}).get("retryAfterSeconds", _DEFAULT_RETRY_SECONDS)
         answer_headers.setdefault(hdrs.RETRY_AFTER, str(seconds))
-    return web.Response(text=json.dumps(document), status=answered, content_type=CONTENT_TYPE, headers=answer_headers)
+    text = json.dumps(document) + "\n"
+    return web.Response(text=text, status=answered, content_type=CONTENT_TYPE, headers=answer_headers)
 
 
 @web.middleware
@@ -81,9 +83,17 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         code = _CODES_OF_STATUS.get(HTTPStatus(exc.status), "bad_request")
         # What aiohttp says on these goes no further than naming the status; its headers (Allow) are wanted.
         headers = {name: value for name, value in exc.headers.items() if name.title() == hdrs.ALLOW}
-        return problem(request, code, f"{exc.status}: {exc.reason}.", status=exc.status, headers=headers)
+        return problem(request, code, _explain(request, exc), status=exc.status, headers=headers)
     except Exception:
         error_id = secrets.token_hex(8)
         log.exception("http.internal_error", error_id=error_id, method=request.method, path=request.path)
         detail = f"The log of the service says more under {error_id}."
         return problem(request, "internal_error", detail, extra={"errorId": error_id})
+
+
+def _explain(request: web.Request, exc: web.HTTPException) -> str:
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        return f"{request.path[:200]} takes {', '.join(sorted(exc.allowed_methods))}, not {exc.method[:50]}."
+    if isinstance(exc, web.HTTPNotFound):
+        return f"There is nothing at {request.path[:200]}; there are: {_ROUTES}."
+    return f"{exc.status}: {exc.reason}."

@@ -27,7 +27,11 @@ _REDIS_SECONDS: Final = 4.0
 async def post_upload(request: web.Request) -> web.Response:
     """Take in a file. 202 means that it is stored."""
     collaborators = request.app[COLLABORATORS]
-    manifest = await collaborators.receive(request.headers, request.content, _content_length(request))
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
+    if encoding != "identity":
+        detail = f"Content-Encoding {encoding[:100]!r} is not supported: send the form as it is."
+        raise Failure("content_encoding_unsupported", detail)
+    manifest = await collaborators.receive(request.headers, request.content, request.content_length)
     await _tell_redis(collaborators, record_of_manifest(manifest))
     url = status_url(manifest.upload_id)
     document = {"uploadId": str(manifest.upload_id), "status": "uploaded", "statusUrl": url}
@@ -95,8 +99,3 @@ async def _best_effort(upload_id: UUID, step: str, action: Awaitable[T]) -> T | 
     except Failure as failure:
         log.warning("upload.step_left_undone", upload_id=str(upload_id), step=step, code=failure.code)
         return None
-
-
-def _content_length(request: web.Request) -> int | None:
-    # aiohttp unpacks a compressed body; its length then says nothing about what we read.
-    return None if request.headers.get(hdrs.CONTENT_ENCODING) else request.content_length

@@ -19,8 +19,15 @@ _UNAVAILABLE: Final = frozenset({"25006", "25P03", "25P04", "55006", "55P03"})
 #: What only a person can put right: authentication, privileges, names of databases, schemas and objects.
 _REFUSED_CLASSES: Final = frozenset({"28", "3D", "3F"})
 _REFUSED: Final = frozenset({"42501", "42P01", "42703", "42883", "57P04", "08P01"})
-#: No such schema, table or column.
-_MISSING: Final = frozenset({"3F000", "42P01", "42703"})
+#: What to do about a refusal, by SQLSTATE or its class.
+_ADVICE: Final[dict[str, str]] = {
+    "28": "PostgreSQL refused the user or the password: check DATABASE_URL",
+    "3D": "The database that DATABASE_URL names does not exist: create it, or correct the URL",
+    "3F": "Schema or table is missing: run `stream-api migrate` on this database",
+    "42P01": "Schema or table is missing: run `stream-api migrate` on this database",
+    "42703": "A column is missing: run `stream-api migrate` on this database",
+    "42501": "The database role lacks a privilege: grant it and try again",
+}
 
 
 class Closable(Protocol):
@@ -40,7 +47,7 @@ def translate(error: BaseException, connection: Closable | None = None) -> Failu
         availability: errors about data and constraints, which concern the caller, and bugs.
     """
     if isinstance(error, asyncpg.PostgresError):
-        return _from_sqlstate(error.sqlstate or "")
+        return _from_sqlstate(error.sqlstate or "", error.message or "")
     if isinstance(error, asyncpg.ClientConfigurationError):
         return Failure("database_refused", "DATABASE_URL is not usable: check its form and its parameters")
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -55,11 +62,12 @@ def translate(error: BaseException, connection: Closable | None = None) -> Failu
     return Failure("database_unavailable", "The connection to PostgreSQL was lost") if unusable else None
 
 
-def _from_sqlstate(sqlstate: str) -> Failure | None:
+def _from_sqlstate(sqlstate: str, message: str) -> Failure | None:
     if sqlstate in _REFUSED or sqlstate[:2] in _REFUSED_CLASSES:
-        detail = f"PostgreSQL refused the request (SQLSTATE {sqlstate})"
-        if sqlstate in _MISSING:
-            detail += "; has `stream-api migrate` been run on this database?"
+        advice = _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2], "PostgreSQL refused the request")
+        # Its own words on privileges and names (class 42) say which object it is; those on users are not for clients.
+        said = f": {message}" if sqlstate[:2] == "42" else ""
+        detail = f"{advice} (SQLSTATE {sqlstate}{said})"
         return Failure("database_refused", detail, sqlstate=sqlstate)
     if sqlstate in _UNAVAILABLE or sqlstate[:2] in _UNAVAILABLE_CLASSES:
         detail = f"PostgreSQL is not available at the moment (SQLSTATE {sqlstate})"

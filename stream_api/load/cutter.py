@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,16 @@ _BOM = b"\xef\xbb\xbf"
 _NO_RECORDS: Int64s = np.empty(0, np.int64)
 
 
+#: How files that are often taken for CSV begin; each has a byte that no name of a column can have.
+_NOT_TEXT: Final = {
+    b"\x1f\x8b": "compressed by gzip",
+    b"PK\x03\x04": "a ZIP archive or a spreadsheet (.xlsx)",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\xfd7zXZ\x00": "compressed by xz",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
+}
+
+
 def find_header(data: bytes, grammar: Grammar, *, final: bool) -> tuple[list[str], int] | None:
     """The names in the header and the offset just past it, or `None` while `data` does not hold all of it.
 
@@ -23,6 +34,10 @@ def find_header(data: bytes, grammar: Grammar, *, final: bool) -> tuple[list[str
     :param final: nothing follows `data`.
     :raises Failure: `encoding_unsupported`, when the header is not UTF-8; `header_mismatch`, when there is none.
     """
+    for magic, kind in _NOT_TEXT.items():
+        if data.startswith(magic):
+            message = f"The file is {kind}, not CSV text. Unpack it and upload the CSV file itself, in UTF-8."
+            raise Failure("encoding_unsupported", message)
     start = len(_BOM) if data.startswith(_BOM) else 0
     if not final and len(data) < len(_BOM) and _BOM.startswith(data):
         return None
@@ -45,7 +60,7 @@ def find_header(data: bytes, grammar: Grammar, *, final: bool) -> tuple[list[str
         return text, start + end
     if final:
         message = "The file has no header: its first line must name the columns."
-        raise Failure("header_mismatch", message, missing=[], unknown=[], repeated=[])
+        raise Failure("header_mismatch", message, missing=[], unknown=[], repeated=[], generated=[], nearest={})
     return None
 
 

@@ -86,8 +86,11 @@ class Loader:
                     return
                 taken = await self._take(manifest)
             except Failure as failure:
+                # A password or a table of ours that is wrong is for the operator to mend; the upload has done nothing
+                # to fail for, and waits.
+                log.warning("load.cannot_start", code=failure.code, detail=failure.detail)
                 await self._reporter.waits(upload_id, None, failure)
-                raise
+                raise Failure(failure.code, failure.detail, transient=True, **failure.extra) from failure
             if isinstance(taken, Ended):
                 await self._settle(manifest, taken.row)
                 return

@@ -29,7 +29,9 @@ _INTERVAL_SECONDS = 0.25
 #: The service that a transient failure waits for.
 _WAITED_FOR: Final = {
     "database_unavailable": "database",
+    "database_refused": "database",
     "storage_unavailable": "storage",
+    "storage_refused": "storage",
     "queue_unavailable": "queue",
 }
 

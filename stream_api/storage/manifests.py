@@ -97,6 +97,14 @@ class Manifests:
         """As `read_manifest`."""
         return await read_manifest(self._store, upload_id)
 
+    async def is_stored(self, upload_id: UUID, /) -> bool:
+        """Whether there is a manifest."""
+        return await read_manifest(self._store, upload_id) is not None
+
+    def list_pending(self) -> AsyncGenerator[UUID, None]:
+        """As the function of that name."""
+        return list_pending(self._store)
+
     async def mark_pending(self, upload_id: UUID, /) -> None:
         """As the function of that name."""
         await mark_pending(self._store, upload_id)

@@ -123,7 +123,9 @@ class FormReader:
             else:
                 self._form.set(name, await self._text(part, name))
         if FILE_FIELD not in seen:
-            raise Failure("file_missing", "The form has no field named file.")
+            came = ", ".join(repr(name[:100]) for name in sorted(seen)) or "none"
+            detail = f'The form has no field named file (curl: -F "file=@large.csv"); the fields that came: {came}.'
+            raise Failure("file_missing", detail)
 
     async def _next(self) -> BodyPartReader | None:
         self._stream.begin_field()

@@ -92,7 +92,7 @@ async def receive_upload(
     When it fails, what was stored is removed before it raises, or goes on being removed when that takes long.
 
     :param headers: of the request.
-    :param content_length: of the body, if the client said so and the body is not compressed.
+    :param content_length: of the body, if the client said so.
     :raises Failure: with any code of Stage 1; `storage_unavailable` and `storage_refused`.
     """
     if content_length is not None:

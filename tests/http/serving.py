@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from redis.asyncio import Redis
 
 from stream_api.config import Settings
 from stream_api.flow.budget import ByteBudget
@@ -37,6 +38,9 @@ class Serving:
     store: ObjectStore
     ledger: Ledger
     statuses: StatusStore
+    manifests: Manifests
+    queue: LoadQueue
+    redis: Redis
     uploads: Uploads
     site: BoundedSite
 
@@ -72,6 +76,7 @@ async def serve(
         stack.push_async_callback(queue.close)
         statuses = StatusStore(redis, ttl_seconds=settings.status_ttl_seconds)
         ledger = Ledger(pool)
+        manifests = Manifests(store)
         limit = settings.max_file_bytes if max_file_bytes is None else max_file_bytes
         uploads = Uploads(settings, store, ByteBudget(settings.upload_budget_bytes), leftovers, limit)
         app = make_web_app(
@@ -80,7 +85,7 @@ async def serve(
                 statuses=statuses,
                 rows=ledger,
                 queue=queue,
-                manifests=Manifests(store),
+                manifests=manifests,
                 checks={"storage": store.check, "database": ledger.check} if checks is None else checks,
             ),
             content_length_limit=limit,
@@ -94,4 +99,4 @@ async def serve(
         client = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=50), read_bufsize=2**16)
         )
-        yield Serving(site.name, site.port, client, store, ledger, statuses, uploads, site)
+        yield Serving(site.name, site.port, client, store, ledger, statuses, manifests, queue, redis, uploads, site)

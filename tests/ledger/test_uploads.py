@@ -45,10 +45,12 @@ async def test_a_later_take_raises_the_run_and_finds_plan_segments_and_start(loa
     assert row.size_bytes == 100
 
 
-async def test_the_first_plan_stands(loads: Loads, upload_id: UUID) -> None:
+async def test_a_plan_stands_once_rows_were_loaded_by_it(loads: Loads, upload_id: UUID) -> None:
     await loads.take(upload_id)
     assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 1}') == b'{"a": 1}'
-    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 2}') == b'{"a": 1}'
+    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 2}') == b'{"a": 2}'
+    await loads.load(upload_id, 1, figures(0, 0, 10))
+    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 3}') == b'{"a": 2}'
     await loads.take(upload_id)
     with pytest.raises(RunLost):
         await loads.ledger.set_plan(upload_id, 1, b'{"a": 3}')

@@ -1,0 +1,55 @@
+"""aiohttp's protocol for one connection, with our options, and with problem documents for what is not HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from stream_api.http.problems import problem
+from stream_api.upload.pipeline import READ_BUFFER_BYTES
+
+log = structlog.stdlib.get_logger(__name__)
+
+#: The memory formula and the draining of refused bodies rest on these.
+_OPTIONS: Final[dict[str, Any]] = {
+    "access_log": None,
+    # A connection without a request is closed after so long; it would otherwise hold one of `max_connections`.
+    "keepalive_timeout": 30.0,
+    # We drain ourselves, within a bound in bytes too.
+    "lingering_time": 0.0,
+    "read_bufsize": READ_BUFFER_BYTES,
+    # An upload is stored as it is sent; one with a Content-Encoding is refused.
+    "auto_decompress": False,
+}
+
+
+class Protocol(web.RequestHandler):
+    """Serves the requests of one connection.
+
+    :param server: of the runner; knows every connection, and ends them when it is shut down.
+    """
+
+    def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server, loop=loop, **_OPTIONS)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what aiohttp could not read as a request; errors of handlers are answered by the middleware."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        # Port scans and TLS on a plain port look like this: nothing to be alarmed by.
+        log.info("http.not_understood", remote=request.remote, error=type(exc).__name__)
+        why = (message or exc.message).strip().partition("\n")[0].rstrip(":. ")
+        response = problem(request, "bad_request", f"The request is not valid HTTP: {why}.", status=status)
+        response.force_close()
+        return response
