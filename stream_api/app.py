@@ -27,6 +27,7 @@ from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.reconciler import Reconciler
 from stream_api.jobs.worker import LoadWorker
 from stream_api.ledger.pool import Pool, open_pool
+from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
 from stream_api.load.loader import Loader
 from stream_api.load.reporting import Reporter
@@ -61,6 +62,10 @@ class Services:
     queue: LoadQueue
     redis: Redis
 
+    async def announce(self, row: UploadRow) -> None:
+        """Tell whoever waits for it that an upload has ended. Raises nothing; may be called again for the same end."""
+        log.info("upload.ended", upload_id=str(row.id), state=row.state, run=row.run)
+
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
@@ -93,6 +98,7 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             ledger=services.ledger,
             reporter=Reporter(services.statuses),
             run_in_thread=run_in_thread,
+            announce=services.announce,
         )
         reconciler = Reconciler(
             pending=Manifests(services.store),

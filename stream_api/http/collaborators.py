@@ -9,7 +9,7 @@ from uuid import UUID
 
 from aiohttp import web
 
-from stream_api.ledger.uploads import UploadRow
+from stream_api.ledger.rows import UploadRow
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
 from stream_api.upload.client import Body

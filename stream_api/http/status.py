@@ -11,7 +11,7 @@ from aiohttp import web
 
 from stream_api.errors import Failure
 from stream_api.http.collaborators import Collaborators
-from stream_api.ledger.uploads import UploadRow
+from stream_api.ledger.rows import UploadRow
 from stream_api.load.reporting import status_record
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
@@ -116,8 +116,7 @@ def document_of_row(row: UploadRow, manifest: Manifest | None) -> tuple[StatusRe
 
 def _document(record: StatusRecord) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(record)
-    # Where webhooks go is between the client that uploaded and us: such URLs often carry a secret.
-    del document["callbackUrl"]
+    del document["revision"]  # it orders the copies of a record, and says nothing to a client
     document["statusUrl"] = status_url(record.upload_id)
     return document
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import UUID
 
@@ -26,6 +28,9 @@ LEAST_VERSION: Final = 16
 #: How long a statement of the ledger waits for a row that somebody else holds. Those are held for milliseconds, but
 #: by a frozen worker, and the taking of a load, which deals with such, goes round again after this long.
 LOCK_TIMEOUT_SECONDS: Final = 2.0
+
+#: For a connection of the pool, when all are in use.
+_ACQUIRE_SECONDS: Final = 30.0
 
 #: Everything that decides how PostgreSQL reads a value or a statement of ours, whatever the defaults of the server,
 #: the database and the role are.
@@ -97,6 +102,18 @@ async def open_pool(settings: Settings) -> Pool:
             server_settings=_POOL_SETTINGS,
             init=_introduce,
         )
+
+
+@asynccontextmanager
+async def using(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection of the pool, with the errors of what is done on it in the words of the error table.
+
+    :raises Failure: `database_unavailable`, `database_refused`.
+    """
+    with translated():
+        async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
+            with translated(connection):
+                yield connection
 
 
 def lane_name(upload_id: UUID, run: int) -> str:

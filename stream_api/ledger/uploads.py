@@ -1,4 +1,4 @@
-"""The rows of uploads: taken, completed, failed, reopened; each a compare-and-set update, each one statement.
+"""The life of an upload: taken, completed, failed, cancelled, reopened; each a compare-and-set update of its row.
 
 One statement each, because a worker can freeze between any two: a transaction that is open across a round trip
 would hold its locks until somebody ends it.
@@ -8,62 +8,29 @@ would hold its locks until somebody ends it.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Final, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
 from stream_api.errors import Failure, RunLost
-from stream_api.ledger.errors import translated
-from stream_api.ledger.pool import Connection, Pool, lane_prefix
+from stream_api.ledger.pool import Connection, Pool, lane_prefix, using
+from stream_api.ledger.rows import ENDED, GET, Intake, UploadRow, updating
 from stream_api.ledger.segments import CommittedSegment
 
-State = Literal["uploaded", "processing", "completed", "failed", "cancelled", "expired"]
+#: How long `take` and `cancel` go round before they give up for now. Longer than the 10 s after which the server itself
+#: ends a session of ours that was frozen inside a transaction.
+_SEIZE_SECONDS: Final = 30.0
 
-#: States that nothing but a retry (of `failed`) leads out of.
-ENDED: Final = frozenset({"completed", "failed", "cancelled", "expired"})
-
-#: How long `take` goes round before it gives up for now. Longer than the 10 s after which the server itself ends a
-#: session of ours that was frozen inside a transaction.
-_TAKE_SECONDS: Final = 30.0
-
-_TOTALS: Final = """
-CROSS JOIN LATERAL (
-    SELECT count(*) AS segments, coalesce(sum(end_byte - start_byte), 0)::bigint AS committed_bytes,
-           coalesce(sum(rows_read), 0)::bigint AS rows_read,
-           coalesce(sum(rows_inserted), 0)::bigint AS rows_inserted,
-           coalesce(sum(rows_updated), 0)::bigint AS rows_updated,
-           coalesce(sum(rows_skipped), 0)::bigint AS rows_skipped
-    FROM stream_api.segments WHERE upload_id = upload.id AND table_oid IS NOT NULL
-) AS total
-CROSS JOIN LATERAL (
-    SELECT coalesce(jsonb_object_agg(code, rows), '{}') AS rejected
-    FROM (SELECT code, sum(rows::bigint) AS rows
-          FROM stream_api.segments, jsonb_each_text(rejected) AS each (code, rows)
-          WHERE upload_id = upload.id AND table_oid IS NOT NULL
-          GROUP BY code) AS merged
-) AS by_code
-"""
-_COLUMNS: Final = (
-    "upload.id, upload.dataset, upload.target_table, upload.state, upload.run, upload.size_bytes, upload.segment_bytes,"
-    " upload.error, upload.created_at, upload.started_at, upload.ended_at, upload.updated_at, total.*, by_code.*"
-)
-_GET: Final = f"SELECT {_COLUMNS} FROM stream_api.uploads AS upload {_TOTALS} WHERE upload.id = $1"
-
-
-def _updating(update: str) -> str:
-    """An UPDATE that gives back the whole `UploadRow`."""
-    return f"WITH upload AS ({update} RETURNING *) SELECT {_COLUMNS} FROM upload {_TOTALS}"
-
-
+# What is left of an earlier upload of the same Idempotency-Key, which has expired, is not this upload's.
+_DROP_EXPIRED: Final = "DELETE FROM stream_api.uploads WHERE id = $1 AND state = 'expired' AND created_at <> $2"
 _CREATE: Final = """
-INSERT INTO stream_api.uploads (id, dataset, target_table, state, size_bytes, segment_bytes, created_at)
-VALUES ($1, $2, $3, 'uploaded', $4, $5, $6)
+INSERT INTO stream_api.uploads
+       (id, dataset, target_table, state, size_bytes, segment_bytes, callback_url, created_at)
+VALUES ($1, $2, $3, 'uploaded', $4, $5, $6, $7)
 ON CONFLICT (id) DO NOTHING
 """
 _LOOK: Final = "SELECT state, run FROM stream_api.uploads WHERE id = $1"
@@ -79,7 +46,8 @@ WHERE usename = session_user AND datname = current_database() AND pid <> pg_back
 """
 _TAKE: Final = """
 UPDATE stream_api.uploads
-SET run = run + 1, state = 'processing', started_at = coalesce(started_at, now()), updated_at = now()
+SET run = run + 1, state = 'processing', started_at = coalesce(started_at, now()), updated_at = now(),
+    revision = revision + 1
 WHERE id = $1 AND run = $2 AND state IN ('uploaded', 'processing')
 RETURNING run, plan::text
 """
@@ -101,6 +69,13 @@ SET plan = CASE WHEN EXISTS (SELECT FROM stream_api.segments WHERE upload_id = u
 WHERE id = $1 AND run = $2 AND state = 'processing'
 RETURNING plan::text
 """
+# An end state and what is to be told of it are one update: the row is the outbox of the webhook.
+_ENDING: Final = """
+    ended_at = now(), updated_at = now(), revision = revision + 1,
+    webhook_state = CASE WHEN callback_url IS NOT NULL THEN 'pending' END,
+    webhook_due = CASE WHEN callback_url IS NOT NULL THEN now() END,
+    webhook_round = webhook_round + 1, webhook_attempts = 0, webhook_error = NULL, webhook_at = NULL
+"""
 # `expected` is where a segment has to begin: the end of the one before it, 0 for the first. Only segments count that
 # are in the table which has the name now.
 _COVERAGE: Final = """
@@ -112,9 +87,9 @@ FROM (SELECT segment.start_byte, segment.end_byte,
 """
 # The statement may have to wait for the row and then still sees the segments as they were when it began. It cannot be
 # misled by that: segments are only added, but for those that a taking removes, and that raises the run.
-_COMPLETE: Final = _updating(f"""
+_COMPLETE: Final = updating(f"""
 UPDATE stream_api.uploads AS upload
-SET state = 'completed', error = NULL, ended_at = now(), updated_at = now()
+SET state = 'completed', error = NULL, {_ENDING}
 WHERE id = $1 AND run = $2 AND state = 'processing'
   AND (SELECT hole IS NULL AND covered = upload.size_bytes FROM ({_COVERAGE}) AS coverage)
 """)
@@ -123,86 +98,23 @@ SELECT coverage.covered, coverage.hole, upload.size_bytes
 FROM stream_api.uploads AS upload CROSS JOIN LATERAL ({_COVERAGE}) AS coverage
 WHERE upload.id = $1 AND upload.run = $2 AND upload.state = 'processing'
 """
-_FAIL: Final = _updating("""
-UPDATE stream_api.uploads SET state = 'failed', error = $3::jsonb, ended_at = now(), updated_at = now()
+_FAIL: Final = updating(f"""
+UPDATE stream_api.uploads SET state = 'failed', error = $3::jsonb, {_ENDING}
 WHERE id = $1 AND run = $2 AND state = 'processing'
 """)
-_REOPEN: Final = _updating("""
-UPDATE stream_api.uploads SET state = 'uploaded', error = NULL, ended_at = NULL, updated_at = now()
+# The run is raised too: what is told of a run, by webhook, is told of it once.
+_CANCEL: Final = updating(f"""
+UPDATE stream_api.uploads SET state = 'cancelled', run = run + 1, error = NULL, {_ENDING}
+WHERE id = $1 AND run = $2 AND state IN ('uploaded', 'processing', 'failed')
+""")
+# A delivery under way for the failure is given up: the next end state has one of its own.
+_REOPEN: Final = updating("""
+UPDATE stream_api.uploads
+SET state = 'uploaded', error = NULL, ended_at = NULL, updated_at = now(), revision = revision + 1,
+    webhook_state = NULL, webhook_due = NULL, webhook_round = webhook_round + 1, webhook_attempts = 0,
+    webhook_error = NULL, webhook_at = NULL
 WHERE id = $1 AND state = 'failed'
 """)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRow:
-    """An upload as PostgreSQL knows it, with totals summed from its segments.
-
-    :param table: the target table, as the dataset names it.
-    :param run: of the last taking; 0 before the first.
-    :param error: `{"code": …, "message": …, …}` of the last failure, JSON-ready; `None` unless failed.
-    :param started_at: of the first run.
-    :param ended_at: of the last end state; `None` while there is none.
-    :param segments: committed ones.
-    :param committed_bytes: of the decoded file.
-    :param rejected: rows that were not loaded, by code.
-    """
-
-    id: UUID
-    dataset: str
-    table: str
-    state: State
-    run: int
-    size_bytes: int
-    segment_bytes: int
-    error: dict[str, Any] | None
-    created_at: datetime
-    started_at: datetime | None
-    ended_at: datetime | None
-    updated_at: datetime
-    segments: int = 0
-    committed_bytes: int = 0
-    rows_read: int = 0
-    rows_inserted: int = 0
-    rows_updated: int = 0
-    rows_skipped: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the upload is in an end state."""
-        return self.state in ENDED
-
-    @property
-    def rows_processed(self) -> int:
-        """Rows that the table has taken: inserted, updated or skipped."""
-        return self.rows_inserted + self.rows_updated + self.rows_skipped
-
-    @property
-    def rows_failed(self) -> int:
-        """Rows that were not loaded."""
-        return sum(self.rejected.values())
-
-    @property
-    def progress(self) -> float:
-        """From 0 to 1: the share of the bytes that is in committed segments; 1 only when completed."""
-        if self.state == "completed":
-            return 1.0
-        if self.size_bytes == 0:
-            return 0.0
-        return min(self.committed_bytes / self.size_bytes, 0.9999)
-
-    @classmethod
-    def from_record(cls, record: asyncpg.Record) -> UploadRow:
-        """From a row of the statements of this module."""
-        values: dict[str, Any] = dict(record.items())
-        assert values["state"] in get_args(State)  # noqa: S101 (a CHECK of the table)
-        error = values.pop("error")
-        return cls(
-            table=values.pop("target_table"),
-            error=None if error is None else msgspec.json.decode(error),
-            rejected=msgspec.json.decode(values.pop("rejected"), type=dict[str, int]),
-            **values,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,30 +160,31 @@ class Ledger:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def take(
-        self, upload_id: UUID, *, dataset: str, table: str, size_bytes: int, segment_bytes: int, created_at: datetime
-    ) -> Taken | Ended:
+    async def take(self, intake: Intake, *, only_run: int | None = None) -> Taken | Ended:
         """Take the load of an upload: end the sessions of its earlier runs, then raise its run.
 
         Ending the sessions is what frees the row and the segments that a frozen worker holds. When workers take at
         once, each gets a run of its own, and only the last one's passes the fence.
 
-        :param table: the target table; it and the other values are written when the upload has no row yet, and
-            otherwise the row's stand.
+        :param intake: what the row is made of when the upload has none yet.
+        :param only_run: take it only if this is still its run: a worker that begins anew after an interruption does
+            not take it away from another.
+        :raises RunLost: with `only_run`, when another run was taken.
         :raises Failure: `database_unavailable` also when somebody else holds the row for longer than 30 s.
         """
-        give_up_at = time.monotonic() + _TAKE_SECONDS
-        async with self._connection() as connection:
-            await connection.execute(_CREATE, upload_id, dataset, table, size_bytes, segment_bytes, created_at)
+        upload_id = intake.upload_id
+        give_up_at = time.monotonic() + _SEIZE_SECONDS
+        async with using(self._pool) as connection:
+            await _create(connection, intake)
             while True:
-                seen = await connection.fetchrow(_LOOK, upload_id)
-                if seen is None:
-                    raise Failure("upload_not_found", f"The row of upload {upload_id} was removed while it was taken")
+                seen = await _look(connection, upload_id)
                 if seen["state"] in ENDED:
-                    row = await connection.fetchrow(_GET, upload_id)
+                    row = await connection.fetchrow(GET, upload_id)
                     if row is not None and row["state"] in ENDED:
                         return Ended(UploadRow.from_record(row))
                     continue  # retried in this very moment
+                if only_run is not None and seen["run"] != only_run:
+                    raise RunLost(f"run {only_run} of upload {upload_id} is over")
                 await connection.fetchval(_TERMINATE, lane_prefix(upload_id), seen["run"])
                 try:
                     taken = await connection.fetchrow(_TAKE, upload_id, seen["run"])
@@ -293,6 +206,41 @@ class Ledger:
             [CommittedSegment.from_record(segment) for segment in segments],
         )
 
+    async def cancel(self, intake: Intake) -> UploadRow:
+        """Cancel an upload that waits, runs or has failed. What is committed stays; nothing is added once it returns.
+
+        Segments in flight may end; those that do not within `LOCK_TIMEOUT_SECONDS` are cut off. One that is cancelled
+        already is given back as it is.
+
+        :param intake: what the row is made of when the upload has none yet.
+        :raises Failure: `upload_completed`; `upload_gone` when it is expired; `database_unavailable` also when somebody
+            else holds the row for longer than 30 s.
+        """
+        upload_id = intake.upload_id
+        give_up_at = time.monotonic() + _SEIZE_SECONDS
+        async with using(self._pool) as connection:
+            await _create(connection, intake)
+            while True:
+                seen = await _look(connection, upload_id)
+                try:
+                    row = await connection.fetchrow(_CANCEL, upload_id, seen["run"])
+                except asyncpg.LockNotAvailableError:
+                    if time.monotonic() > give_up_at:
+                        raise
+                    await connection.fetchval(_TERMINATE, lane_prefix(upload_id), seen["run"])
+                    continue
+                if row is None and seen["state"] in ENDED:
+                    row = await connection.fetchrow(GET, upload_id)
+                if row is None or row["state"] not in ENDED:
+                    continue  # taken or retried in this very moment
+                if row["state"] == "completed":
+                    detail = "The upload is completed: its rows are in the table, and there is nothing to cancel."
+                    raise Failure("upload_completed", detail, uploadStatus="completed")
+                if row["state"] == "expired":
+                    raise Failure("upload_gone", "The upload is expired: its data is no longer stored.")
+                if row["state"] == "cancelled":
+                    return UploadRow.from_record(row)
+
     async def set_plan(self, upload_id: UUID, run: int, plan: bytes) -> bytes:
         """Store the plan of a load, unless it has one by which segments were loaded.
 
@@ -300,7 +248,7 @@ class Ledger:
         :returns: the plan that stands, byte for byte as it was stored.
         :raises RunLost: the run is over.
         """
-        async with self._connection() as connection:
+        async with using(self._pool) as connection:
             stored: str | None = await connection.fetchval(_SET_PLAN, upload_id, run, plan.decode())
         if stored is None:
             raise RunLost(f"run {run} of upload {upload_id} is over")
@@ -308,19 +256,19 @@ class Ledger:
 
     async def get(self, upload_id: UUID) -> UploadRow | None:
         """The upload's row and totals; `None` before it was first taken."""
-        async with self._connection() as connection:
-            row = await connection.fetchrow(_GET, upload_id)
+        async with using(self._pool) as connection:
+            row = await connection.fetchrow(GET, upload_id)
         return None if row is None else UploadRow.from_record(row)
 
     async def has_ended(self, upload_id: UUID) -> bool:
         """Whether the upload is in an end state; `False` also before it was first taken."""
-        async with self._connection() as connection:
+        async with using(self._pool) as connection:
             seen = await connection.fetchrow(_LOOK, upload_id)
         return seen is not None and seen["state"] in ENDED
 
     async def segments(self, upload_id: UUID) -> list[CommittedSegment]:
         """The committed segments, by number: what settles a lost answer to COMMIT."""
-        async with self._connection() as connection:
+        async with using(self._pool) as connection:
             return [CommittedSegment.from_record(segment) for segment in await connection.fetch(_SEGMENTS, upload_id)]
 
     async def complete(self, upload_id: UUID, run: int) -> UploadRow:
@@ -329,7 +277,7 @@ class Ledger:
         :raises RunLost: the run is over.
         :raises Failure: `ledger_incomplete`, with `coveredBytes` up to the first gap or overlap.
         """
-        async with self._connection() as connection:
+        async with using(self._pool) as connection:
             while True:
                 row = await connection.fetchrow(_COMPLETE, upload_id, run)
                 if row is not None:
@@ -356,7 +304,7 @@ class Ledger:
         :raises RunLost: the run is over.
         """
         error = msgspec.json.encode(_storable({"code": code, "message": message, **(extra or {})})).decode()
-        async with self._connection() as connection:
+        async with using(self._pool) as connection:
             row = await connection.fetchrow(_FAIL, upload_id, run, error)
         if row is None:
             raise RunLost(f"run {run} of upload {upload_id} is over")
@@ -367,7 +315,7 @@ class Ledger:
 
         :raises Failure: `upload_not_found`; `upload_gone` when cancelled or expired; `upload_not_failed` otherwise.
         """
-        async with self._connection() as connection:
+        async with using(self._pool) as connection:
             row = await connection.fetchrow(_REOPEN, upload_id)
             if row is not None:
                 return UploadRow.from_record(row)
@@ -384,12 +332,26 @@ class Ledger:
 
     async def check(self) -> None:
         """Ask for the ledger's tables, for `/readyz`."""
-        async with self._connection() as connection:
+        async with using(self._pool) as connection:
             await connection.fetchval("SELECT EXISTS (SELECT FROM stream_api.uploads)")
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        with translated():
-            async with self._pool.acquire(timeout=30.0) as connection:
-                with translated(connection):
-                    yield connection
+
+async def _create(connection: Connection, intake: Intake) -> None:
+    await connection.execute(_DROP_EXPIRED, intake.upload_id, intake.created_at)
+    await connection.execute(
+        _CREATE,
+        intake.upload_id,
+        intake.dataset,
+        intake.table,
+        intake.size_bytes,
+        intake.segment_bytes,
+        intake.callback_url,
+        intake.created_at,
+    )
+
+
+async def _look(connection: Connection, upload_id: UUID) -> asyncpg.Record:
+    seen = await connection.fetchrow(_LOOK, upload_id)
+    if seen is None:
+        raise Failure("upload_not_found", f"The row of upload {upload_id} was removed in this very moment")
+    return seen

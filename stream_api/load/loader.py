@@ -18,8 +18,9 @@ from stream_api.errors import Failure, RunLost
 from stream_api.flow.causes import first_cause
 from stream_api.ledger.errors import translated
 from stream_api.ledger.pool import Pool, connect_lane
+from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
-from stream_api.ledger.uploads import Ended, Ledger, Taken, UploadRow
+from stream_api.ledger.uploads import Ended, Ledger, Taken
 from stream_api.load.cutter import find_header
 from stream_api.load.feeder import Lane
 from stream_api.load.grammar import Grammar
@@ -29,8 +30,9 @@ from stream_api.load.pipeline import Pipeline, Sizes
 from stream_api.load.reader import Hole, RunInThread, find_holes
 from stream_api.load.reporting import Reporter
 from stream_api.load.validator import Validator
+from stream_api.storage.cleanup import clean_up_ended
 from stream_api.storage.downloads import read_range
-from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, read_manifest
+from stream_api.storage.manifests import Manifest, clear_pending, read_manifest
 from stream_api.storage.objects import ObjectStore
 
 log = structlog.get_logger()
@@ -47,6 +49,8 @@ class Loader:
     :param store, pool, ledger: stay the caller's.
     :param reporter: keeps the status records; its failures do not concern a load.
     :param run_in_thread: the process's pool of threads for parsing and encoding.
+    :param announce: called with the row of an upload that has ended, perhaps more than once: tells who waits for it.
+        Raises nothing, and takes little time.
     :param started: called with the pipeline of each load that begins, for statistics.
     """
 
@@ -59,6 +63,7 @@ class Loader:
         ledger: Ledger,
         reporter: Reporter,
         run_in_thread: RunInThread,
+        announce: Callable[[UploadRow], Awaitable[None]],
         started: Callable[[UUID, Pipeline], None] = lambda _upload_id, _pipeline: None,
     ) -> None:
         self._settings = settings
@@ -67,6 +72,7 @@ class Loader:
         self._ledger = ledger
         self._reporter = reporter
         self._run_in_thread = run_in_thread
+        self._announce = announce
         self._started = started
 
     async def load(self, upload_id: UUID) -> None:
@@ -105,14 +111,7 @@ class Loader:
                 await self._settle(manifest, row)
 
     async def _take(self, manifest: Manifest) -> Taken | Ended:
-        return await self._ledger.take(
-            manifest.upload_id,
-            dataset=manifest.dataset,
-            table=self._settings.target_table,
-            size_bytes=manifest.size_bytes,
-            segment_bytes=manifest.segment_bytes,
-            created_at=manifest.created_at,
-        )
+        return await self._ledger.take(intake_of(manifest, table=self._settings.target_table))
 
     async def _to_the_end(self, manifest: Manifest, taken: Taken) -> UploadRow | None:
         """The row in its end state; `None` when the run was lost."""
@@ -155,12 +154,8 @@ class Loader:
     async def _settle(self, manifest: Manifest, row: UploadRow) -> None:
         """What follows an end state that Postgres has recorded; done again as often as it takes."""
         await self._reporter.write(manifest, row)
-        if row.state == "completed":
-            await self._store.delete(manifest.key)
-        await clear_pending(self._store, manifest.upload_id)
-        # A retry marks first and reopens then; where it came in between, its mark has just been removed.
-        if not await self._ledger.has_ended(manifest.upload_id):
-            await mark_pending(self._store, manifest.upload_id)
+        await self._announce(row)
+        await clean_up_ended(self._store, manifest, state=row.state, has_ended=self._ledger.has_ended)
 
     async def _load_holes(self, manifest: Manifest, taken: Taken) -> None:
         plan = await self._plan(manifest, taken)
@@ -238,6 +233,22 @@ class Loader:
         )
         async with aclosing(pieces):
             yield pieces
+
+
+def intake_of(manifest: Manifest, *, table: str) -> Intake:
+    """What an upload's row is made of.
+
+    :param table: the target table of its dataset.
+    """
+    return Intake(
+        upload_id=manifest.upload_id,
+        dataset=manifest.dataset,
+        table=table,
+        size_bytes=manifest.size_bytes,
+        segment_bytes=manifest.segment_bytes,
+        callback_url=manifest.callback_url,
+        created_at=manifest.created_at,
+    )
 
 
 async def _disconnect(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -15,9 +15,9 @@ import structlog
 
 from stream_api.errors import Failure
 from stream_api.flow.tasks import cancel_and_wait
+from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.segments import SegmentFigures
-from stream_api.ledger.uploads import UploadRow
-from stream_api.status.record import StatusRecord
+from stream_api.status.record import StatusRecord, WebhookRecord
 from stream_api.storage.manifests import Manifest
 
 log = structlog.get_logger()
@@ -138,6 +138,15 @@ def status_record(manifest: Manifest, row: UploadRow) -> StatusRecord:
         sha256=manifest.sha256,
         dataset=row.dataset,
         run=row.run,
+        revision=row.revision,
+        webhook=None
+        if row.webhook_state is None
+        else WebhookRecord(
+            state=row.webhook_state,
+            attempts=row.webhook_attempts,
+            last_error=row.webhook_error,
+            last_at=row.webhook_at,
+        ),
         created_at=row.created_at,
         started_at=row.started_at,
         completed_at=row.ended_at,

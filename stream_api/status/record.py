@@ -9,6 +9,21 @@ from uuid import UUID
 import msgspec
 
 
+class WebhookRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What a client may know about the delivery of a webhook.
+
+    :param state: `pending`, `delivered` or `failed`.
+    :param attempts: tries so far, of this delivery.
+    :param last_error: what went wrong with the last try; `None` when nothing did.
+    :param last_at: when the last try ended.
+    """
+
+    state: str
+    attempts: int = 0
+    last_error: str | None = None
+    last_at: datetime | None = None
+
+
 class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """What a client may know about an upload. JSON in camelCase; times in UTC, as RFC 3339.
 
@@ -19,7 +34,9 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     :param progress: from 0 to 1: the share of the bytes that is in committed segments; 1 only when completed.
     :param error: `{"code": …, "message": …, …}` when failed.
     :param waiting_for: the service whose outage a load waits out (`database`, `storage`), if it does.
-    :param run: of the last taking; 0 before the first. A record never replaces one of a later run.
+    :param run: of the last taking; 0 before the first.
+    :param revision: of the upload's row, 0 before there is one. A record never replaces one of a later revision.
+    :param webhook: the delivery for the last end state; `None` where there is none.
     :param started_at: of the first run.
     :param completed_at: when the end state was reached, whichever it is.
     """
@@ -40,8 +57,9 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     size_bytes: int
     sha256: str
     dataset: str
-    callback_url: str | None = None
     run: int = 0
+    revision: int = 0
+    webhook: WebhookRecord | None = None
     created_at: datetime
     started_at: datetime | None = None
     completed_at: datetime | None = None

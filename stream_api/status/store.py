@@ -16,7 +16,7 @@ _WRITE: Final = """
 local old = redis.call('GET', KEYS[1])
 if old then
   local readable, record = pcall(cjson.decode, old)
-  if readable and type(record) == 'table' and (tonumber(record['run']) or 0) > tonumber(ARGV[2]) then
+  if readable and type(record) == 'table' and (tonumber(record['revision']) or 0) > tonumber(ARGV[2]) then
     return 0
   end
 end
@@ -38,13 +38,13 @@ class StatusStore:
         self._write = redis.register_script(_WRITE)
 
     async def write(self, record: StatusRecord, /) -> None:
-        """Replace the record of that upload, unless it is of a later run.
+        """Replace the record of that upload, unless that is of a later revision.
 
         :raises Failure: `queue_unavailable`.
         """
         async with redis_failures():
             await self._write(
-                keys=[_key(record.upload_id)], args=[msgspec.json.encode(record), record.run, self._ttl_seconds]
+                keys=[_key(record.upload_id)], args=[msgspec.json.encode(record), record.revision, self._ttl_seconds]
             )
 
     async def read(self, upload_id: UUID) -> StatusRecord | None:

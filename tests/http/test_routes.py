@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
+from stream_api.load.loader import intake_of
 from tests.conftest import Bucket
 from tests.http.serving import Serving, serve
 from tests.support.faults import FaultProxy
@@ -31,14 +32,7 @@ async def taken(serving: Serving, upload_id: UUID) -> int:
     """Take the load as a worker does; the run."""
     manifest = await serving.manifests.read(upload_id)
     assert manifest is not None
-    taken = await serving.ledger.take(
-        upload_id,
-        dataset=manifest.dataset,
-        table="webhook_events",
-        size_bytes=manifest.size_bytes,
-        segment_bytes=manifest.segment_bytes,
-        created_at=manifest.created_at,
-    )
+    taken = await serving.ledger.take(intake_of(manifest, table="webhook_events"))
     return taken.run  # type: ignore[union-attr]  # nothing has ended yet
 
 

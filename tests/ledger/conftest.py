@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from stream_api.config import Settings
 from stream_api.ledger.pool import connect_lane, open_pool
+from stream_api.ledger.rows import Intake
 from stream_api.ledger.segments import SegmentFigures, claim_segment, record_segment
 from stream_api.ledger.uploads import Ended, Ledger, Taken
 
@@ -42,12 +43,18 @@ class Loads:
     table: str = "webhook_events"
 
     async def take_or_ended(self, upload_id: UUID, *, size_bytes: int = 100, table: str | None = None) -> Taken | Ended:
-        return await self.ledger.take(
-            upload_id,
+        return await self.ledger.take(self.intake(upload_id, size_bytes=size_bytes, table=table))
+
+    def intake(
+        self, upload_id: UUID, *, size_bytes: int = 100, table: str | None = None, callback_url: str | None = None
+    ) -> Intake:
+        return Intake(
+            upload_id=upload_id,
             dataset="webhook_events",
             table=table or self.table,
             size_bytes=size_bytes,
             segment_bytes=10,
+            callback_url=callback_url,
             created_at=CREATED_AT,
         )
 

@@ -14,7 +14,7 @@ from stream_api.dev.postgres import Postgres
 from stream_api.errors import Failure
 from stream_api.ledger import pool as pool_module
 from stream_api.ledger.errors import translate
-from stream_api.ledger.pool import connect_lane, open_pool
+from stream_api.ledger.pool import connect_lane, open_pool, using
 from stream_api.ledger.uploads import Ledger
 from tests.ledger.conftest import Loads
 from tests.support.faults import FaultProxy
@@ -31,7 +31,7 @@ async def test_sessions_read_values_the_same_way_whatever_the_defaults_are(loads
         await owner.execute(f'ALTER DATABASE "{name}" SET {setting}')
     await owner.close()
     lane = await loads.lane(uuid4(), 1)
-    async with loads.ledger._connection() as session:
+    async with using(loads.ledger._pool) as session:
         for connection in (lane, session):
             assert await connection.fetchval("SELECT '2026-02-03'::timestamptz::text") == "2026-02-03 00:00:00+00"
             assert str(await connection.fetchval("SELECT '02/03/2026'::date")) == "2026-02-03"
@@ -91,12 +91,14 @@ async def test_a_connection_that_is_cut_or_silent_is_unavailable(database_settin
         async with await open_pool(settings) as pool:
             ledger = Ledger(pool)
             await ledger.check()
-            async with ledger._connection() as session:
+            async with using(pool) as session:
                 await proxy.refuse()
                 with pytest.raises(Failure) as failed:
                     await Ledger(pool).check()
                 assert failed.value.code == "database_unavailable"
-                with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+                with pytest.raises(
+                    (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+                ):
                     await session.fetchval("SELECT 1")
             await proxy.restore()
             await ledger.check()

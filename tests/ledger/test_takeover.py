@@ -45,7 +45,7 @@ async def test_a_frozen_copy_does_not_hold_up_the_successor(loads: Loads, upload
     assert (await loads.ledger.complete(upload_id, 2)).state == "completed"
 
     thaw.set()
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
         await loading
     with contextlib.suppress(OSError):
         await frozen.close()
@@ -89,7 +89,7 @@ async def test_only_sessions_of_earlier_runs_of_this_upload_are_ended(loads: Loa
     ]
     assert (await loads.take(upload_id)).run == 3
     for ended in (earlier, current):
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
             await ended.fetchval("SELECT 1")
     for alive in (later, another, *plain):
         assert await alive.fetchval("SELECT 1") == 1
@@ -126,7 +126,7 @@ async def test_an_ordinary_role_can_do_all_of_it(loads: Loads, upload_id: UUID) 
 async def test_taking_ends_at_some_time_when_somebody_else_holds_the_row(
     loads: Loads, upload_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "_TAKE_SECONDS", 1.0)
+    monkeypatch.setattr(uploads, "_SEIZE_SECONDS", 1.0)
     await loads.take(upload_id)
     stranger = await asyncpg.connect(loads.settings.database_url.get_secret_value())
     async with stranger.transaction():

@@ -7,7 +7,9 @@ import asyncpg
 import pytest
 
 from stream_api.errors import Failure, RunLost
-from stream_api.ledger.uploads import Ended, Taken, UploadRow
+from stream_api.ledger.pool import using
+from stream_api.ledger.rows import UploadRow
+from stream_api.ledger.uploads import Ended, Taken
 from tests.ledger.conftest import CREATED_AT, Loads, figures
 
 
@@ -231,7 +233,7 @@ async def test_completing_is_durable_whatever_the_database_says(loads: Loads, up
     await connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
     await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_isolation = serializable')
     await connection.close()
-    async with loads.ledger._connection() as session:
+    async with using(loads.ledger._pool) as session:
         assert await session.fetchval("SHOW synchronous_commit") == "on"
         assert await session.fetchval("SHOW transaction_isolation") == "read committed"
     lane = await loads.lane(upload_id, 1)

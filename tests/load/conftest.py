@@ -17,7 +17,8 @@ import pytest
 
 from stream_api.config import Settings
 from stream_api.ledger.pool import Pool, open_pool
-from stream_api.ledger.uploads import Ledger, UploadRow
+from stream_api.ledger.rows import UploadRow
+from stream_api.ledger.uploads import Ledger
 from stream_api.load.loader import Loader
 from stream_api.load.pipeline import Pipeline
 from stream_api.load.reporting import Reporter
@@ -74,6 +75,8 @@ class Loading:
     loader: Loader
     statuses: Statuses
     pipelines: list[Pipeline]
+    #: Ended uploads that were announced.
+    announced: list[UploadRow]
 
     async def stored(self, data: bytes, *, segment_bytes: int | None = None) -> Manifest:
         """Put a file where Stage 1 would."""
@@ -138,10 +141,13 @@ class Loading:
 @asynccontextmanager
 async def open_loading(settings: Settings) -> AsyncIterator[Loading]:
     """A loader of its own: another worker, as far as the servers can tell."""
-    statuses, pipelines = Statuses(), list[Pipeline]()
+    statuses, pipelines, announced = Statuses(), list[Pipeline](), list[UploadRow]()
 
     def started(_upload_id: UUID, pipeline: Pipeline) -> None:
         pipelines.append(pipeline)
+
+    async def announce(row: UploadRow) -> None:
+        announced.append(row)
 
     with ThreadPoolExecutor(2) as threads:
 
@@ -159,9 +165,10 @@ async def open_loading(settings: Settings) -> AsyncIterator[Loading]:
                     ledger=ledger,
                     reporter=Reporter(statuses),
                     run_in_thread=run_in_thread,
+                    announce=announce,
                     started=started,
                 )
-                yield Loading(settings, store, pool, ledger, loader, statuses, pipelines)
+                yield Loading(settings, store, pool, ledger, loader, statuses, pipelines, announced)
             finally:
                 async with asyncio.timeout(10):
                     await pool.close()

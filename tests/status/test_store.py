@@ -21,7 +21,7 @@ from tests.support.faults import FaultProxy
 NOW = datetime(2026, 11, 24, 4, 0, 0, 5000, tzinfo=UTC)
 
 
-def record(upload_id: UUID, *, status: str = "processing", run: int = 1) -> StatusRecord:
+def record(upload_id: UUID, *, status: str = "processing", revision: int = 1) -> StatusRecord:
     return StatusRecord(
         upload_id=upload_id,
         status=status,
@@ -36,7 +36,7 @@ def record(upload_id: UUID, *, status: str = "processing", run: int = 1) -> Stat
         size_bytes=100,
         sha256="0" * 64,
         dataset="webhook_events",
-        run=run,
+        revision=revision,
         created_at=NOW,
         updated_at=NOW,
     )
@@ -73,12 +73,12 @@ async def test_a_record_is_json_in_camel_case(redis: Redis) -> None:
 async def test_a_record_of_an_earlier_run_replaces_none_of_a_later_one(redis: Redis) -> None:
     store = StatusStore(redis, ttl_seconds=10)
     upload_id = uuid4()
-    await store.write(record(upload_id, run=2))
-    await store.write(record(upload_id, run=1, status="failed"))
-    assert await store.read(upload_id) == record(upload_id, run=2)
-    await store.write(record(upload_id, run=2, status="completed"))
-    await store.write(record(upload_id, run=10, status="failed"))
-    assert await store.read(upload_id) == record(upload_id, run=10, status="failed")
+    await store.write(record(upload_id, revision=2))
+    await store.write(record(upload_id, revision=1, status="failed"))
+    assert await store.read(upload_id) == record(upload_id, revision=2)
+    await store.write(record(upload_id, revision=2, status="completed"))
+    await store.write(record(upload_id, revision=10, status="failed"))
+    assert await store.read(upload_id) == record(upload_id, revision=10, status="failed")
 
 
 @pytest.mark.parametrize("found", ["", "7", "{}", '{"run": "x"}', "not json"])

@@ -1,0 +1,151 @@
+"""The row of an upload as PostgreSQL gives it back: its columns, and totals summed over its segments."""
+
+# ruff: noqa: S608 (statements are put together from constants of this package only)
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, get_args
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+State = Literal["uploaded", "processing", "completed", "failed", "cancelled", "expired"]
+WebhookState = Literal["pending", "delivered", "failed"]
+
+#: States that nothing but a retry (of `failed`) leads out of.
+ENDED: Final = frozenset({"completed", "failed", "cancelled", "expired"})
+
+TOTALS: Final = """
+CROSS JOIN LATERAL (
+    SELECT count(*) AS segments, coalesce(sum(end_byte - start_byte), 0)::bigint AS committed_bytes,
+           coalesce(sum(rows_read), 0)::bigint AS rows_read,
+           coalesce(sum(rows_inserted), 0)::bigint AS rows_inserted,
+           coalesce(sum(rows_updated), 0)::bigint AS rows_updated,
+           coalesce(sum(rows_skipped), 0)::bigint AS rows_skipped
+    FROM stream_api.segments WHERE upload_id = upload.id AND table_oid IS NOT NULL
+) AS total
+CROSS JOIN LATERAL (
+    SELECT coalesce(jsonb_object_agg(code, rows), '{}') AS rejected
+    FROM (SELECT code, sum(rows::bigint) AS rows
+          FROM stream_api.segments, jsonb_each_text(rejected) AS each (code, rows)
+          WHERE upload_id = upload.id AND table_oid IS NOT NULL
+          GROUP BY code) AS merged
+) AS by_code
+"""
+COLUMNS: Final = (
+    "upload.id, upload.dataset, upload.target_table, upload.state, upload.run, upload.size_bytes, upload.segment_bytes,"
+    " upload.error, upload.created_at, upload.started_at, upload.ended_at, upload.updated_at, upload.revision,"
+    " upload.callback_url, upload.webhook_state, upload.webhook_round, upload.webhook_attempts, upload.webhook_error,"
+    " upload.webhook_at, total.*, by_code.*"
+)
+GET: Final = f"SELECT {COLUMNS} FROM stream_api.uploads AS upload {TOTALS} WHERE upload.id = $1"
+
+
+def updating(update: str) -> str:
+    """An UPDATE that gives back the whole `UploadRow`."""
+    return f"WITH upload AS ({update} RETURNING *) SELECT {COLUMNS} FROM upload {TOTALS}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """What an upload's row is made of when somebody first takes or cancels it; later the row's values stand.
+
+    :param table: the target table, as SQL names it.
+    :param created_at: of the manifest. With an `Idempotency-Key` an id can come back after its first upload has
+        expired; this tells the two apart.
+    """
+
+    upload_id: UUID
+    dataset: str
+    table: str
+    size_bytes: int
+    segment_bytes: int
+    callback_url: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRow:
+    """An upload as PostgreSQL knows it, with totals summed from its segments.
+
+    :param table: the target table, as the dataset names it.
+    :param run: of the last taking; 0 before the first.
+    :param error: `{"code": …, "message": …, …}` of the last failure, JSON-ready; `None` unless failed.
+    :param started_at: of the first run.
+    :param ended_at: of the last end state; `None` while there is none.
+    :param revision: of two rows of one upload the one with the higher is the later.
+    :param callback_url: where the webhook of an end state goes.
+    :param webhook_state: of the delivery for the last end state; `None` where there is none.
+    :param webhook_round: names this delivery; a later one has a higher number.
+    :param webhook_attempts: tries so far. :param webhook_error: what went wrong with the last of them.
+    :param webhook_at: of the last outcome.
+    :param segments: committed ones.
+    :param committed_bytes: of the decoded file.
+    :param rejected: rows that were not loaded, by code.
+    """
+
+    id: UUID
+    dataset: str
+    table: str
+    state: State
+    run: int
+    size_bytes: int
+    segment_bytes: int
+    error: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    updated_at: datetime
+    revision: int = 0
+    callback_url: str | None = None
+    webhook_state: WebhookState | None = None
+    webhook_round: int = 0
+    webhook_attempts: int = 0
+    webhook_error: str | None = None
+    webhook_at: datetime | None = None
+    segments: int = 0
+    committed_bytes: int = 0
+    rows_read: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_skipped: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the upload is in an end state."""
+        return self.state in ENDED
+
+    @property
+    def rows_processed(self) -> int:
+        """Rows that the table has taken: inserted, updated or skipped."""
+        return self.rows_inserted + self.rows_updated + self.rows_skipped
+
+    @property
+    def rows_failed(self) -> int:
+        """Rows that were not loaded."""
+        return sum(self.rejected.values())
+
+    @property
+    def progress(self) -> float:
+        """From 0 to 1: the share of the bytes that is in committed segments; 1 only when completed."""
+        if self.state == "completed":
+            return 1.0
+        if self.size_bytes == 0:
+            return 0.0
+        return min(self.committed_bytes / self.size_bytes, 0.9999)
+
+    @classmethod
+    def from_record(cls, record: asyncpg.Record) -> UploadRow:
+        """From a row of `COLUMNS`."""
+        values: dict[str, Any] = dict(record.items())
+        assert values["state"] in get_args(State)  # noqa: S101 (a CHECK of the table)
+        error = values.pop("error")
+        return cls(
+            table=values.pop("target_table"),
+            error=None if error is None else msgspec.json.decode(error),
+            rejected=msgspec.json.decode(values.pop("rejected"), type=dict[str, int]),
+            **values,
+        )
