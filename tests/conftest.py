@@ -40,10 +40,10 @@ from stream_api.dev.valkey import Valkey
 
 _REDIS_DATABASES = 512
 
-# The settings of a shell that has sourced dev.env are not those of the tests.
+_REQUIRE_MINIO = os.environ.get("STREAM_API_REQUIRE_MINIO") == "1"
+# The settings of a shell that has sourced dev.env are not those of the tests, nor of the programs that they run.
 for _name in [name for name in os.environ if name.startswith("STREAM_API_") or name in {"DATABASE_URL", "REDIS_URL"}]:
-    if _name != "STREAM_API_REQUIRE_MINIO":
-        del os.environ[_name]
+    del os.environ[_name]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def store_of(server_folder: Path) -> Iterator[Callable[[StoreName], Store]]:
     def get(name: StoreName) -> Store:
         if name == "minio" and find_minio() is None:
             message = "MinIO is not there: `make minio` builds it"
-            if os.environ.get("STREAM_API_REQUIRE_MINIO") == "1":
+            if _REQUIRE_MINIO:
                 pytest.fail(message)
             pytest.skip(message)
         if name not in started:

@@ -47,6 +47,15 @@ def test_a_database_that_is_away_is_a_sentence(
     assert "hidden" not in output
 
 
+def test_a_misspelt_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://someone:hidden@127.0.0.1:1/nothing")
+    monkeypatch.setenv("STREAM_API_LANE", "3")
+    cli.main(["migrate"])
+    output = capsys.readouterr().err
+    assert "settings.unknown" in output
+    assert "STREAM_API_LANE" in output
+
+
 def test_an_unknown_role_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["dance"])
