@@ -34,11 +34,13 @@ from stream_api.load.reporting import Reporter
 from stream_api.memory import check_memory
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
-from stream_api.storage.manifests import Manifest, Manifests
+from stream_api.storage.manifests import Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
+from stream_api.upload.claims import KeyClaims
 from stream_api.upload.client import Body
 from stream_api.upload.leftovers import open_leftovers
 from stream_api.upload.pipeline import Uploads, receive_upload
+from stream_api.upload.replay import Received
 
 log = structlog.get_logger()
 Result = TypeVar("Result")
@@ -127,11 +129,14 @@ async def run_api(services: Services) -> AsyncIterator[BoundedSite]:
             services.store,
             ByteBudget(settings.upload_budget_bytes),
             leftovers,
+            KeyClaims(services.redis),
             max_file_bytes=settings.max_file_bytes,
         )
 
-        async def receive(headers: Mapping[str, str], body: Body, content_length: int | None, /) -> Manifest:
-            return await receive_upload(uploads, headers, body, content_length)
+        async def receive(
+            headers: Mapping[str, str], body: Body, content_length: int | None, idempotency_key: str | None, /
+        ) -> Received:
+            return await receive_upload(uploads, headers, body, content_length, idempotency_key)
 
         collaborators = Collaborators(
             receive=receive,

@@ -13,12 +13,15 @@ from stream_api.ledger.rows import UploadRow
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
 from stream_api.upload.client import Body
+from stream_api.upload.replay import Received
 
 
 class Receive(Protocol):
     """Takes in the body of one upload: `upload.pipeline.receive_upload` with its first argument given."""
 
-    async def __call__(self, headers: Mapping[str, str], body: Body, content_length: int | None, /) -> Manifest: ...  # noqa: D102
+    async def __call__(  # noqa: D102
+        self, headers: Mapping[str, str], body: Body, content_length: int | None, idempotency_key: str | None, /
+    ) -> Received: ...
 
 
 class Statuses(Protocol):
@@ -47,6 +50,8 @@ class Manifests(Protocol):
     """Manifests and markers in S3."""
 
     async def read(self, upload_id: UUID, /) -> Manifest | None: ...  # noqa: D102
+
+    async def has_data(self, manifest: Manifest, /) -> bool: ...  # noqa: D102
 
     async def mark_pending(self, upload_id: UUID, /) -> None: ...  # noqa: D102
 

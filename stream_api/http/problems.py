@@ -54,8 +54,9 @@ def problem(
         "instance": request.path,
     }
     answer_headers = dict(headers or {})
-    if answered == HTTPStatus.SERVICE_UNAVAILABLE:
-        seconds = (extra or {}).get("retryAfterSeconds", _DEFAULT_RETRY_SECONDS)
+    default_seconds = _DEFAULT_RETRY_SECONDS if answered == HTTPStatus.SERVICE_UNAVAILABLE else None
+    seconds = (extra or {}).get("retryAfterSeconds", default_seconds)
+    if seconds is not None:
         answer_headers.setdefault(hdrs.RETRY_AFTER, str(seconds))
     text = json.dumps(document) + "\n"
     return web.Response(text=text, status=answered, content_type=CONTENT_TYPE, headers=answer_headers)

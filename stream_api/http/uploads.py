@@ -16,12 +16,15 @@ from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.json import json_response
 from stream_api.http.status import document_of_row, find_document, record_of_manifest, status_url, upload_id_of
 from stream_api.status.record import StatusRecord
+from stream_api.storage.manifests import Manifest
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
 
 #: Status and job of an upload that is stored may take so long; the reconciler makes up for what fails.
 _REDIS_SECONDS: Final = 4.0
+_KEY: Final = "Idempotency-Key"
+_REPLAYED: Final = "Idempotency-Replayed"
 
 
 async def post_upload(request: web.Request) -> web.Response:
@@ -31,11 +34,16 @@ async def post_upload(request: web.Request) -> web.Response:
     if encoding != "identity":
         detail = f"Content-Encoding {encoding[:100]!r} is not supported: send the form as it is."
         raise Failure("content_encoding_unsupported", detail)
-    manifest = await collaborators.receive(request.headers, request.content, request.content_length)
-    await _tell_redis(collaborators, record_of_manifest(manifest))
+    key = _idempotency_key(request)
+    received = await collaborators.receive(request.headers, request.content, request.content_length, key)
+    manifest, status, headers = received.manifest, "uploaded", {}
+    if received.replayed:
+        status, headers = await _status_of_replayed(collaborators, manifest), {_REPLAYED: "true"}
+    else:
+        await _tell_redis(collaborators, record_of_manifest(manifest))
     url = status_url(manifest.upload_id)
-    document = {"uploadId": str(manifest.upload_id), "status": "uploaded", "statusUrl": url}
-    return json_response(document, status=HTTPStatus.ACCEPTED, headers={hdrs.LOCATION: url})
+    document = {"uploadId": str(manifest.upload_id), "status": status, "statusUrl": url}
+    return json_response(document, status=HTTPStatus.ACCEPTED, headers={hdrs.LOCATION: url, **headers})
 
 
 async def post_retry(request: web.Request) -> web.Response:
@@ -69,6 +77,35 @@ async def get_status(request: web.Request) -> web.Response:
     return json_response(document, headers={hdrs.CACHE_CONTROL: "no-store"})
 
 
+def _idempotency_key(request: web.Request) -> str | None:
+    """The key as it came; `None` without one.
+
+    :raises Failure: `idempotency_key_invalid` if there is more than one.
+    """
+    keys = request.headers.getall(_KEY, [])
+    if len(keys) > 1:
+        raise Failure("idempotency_key_invalid", f"There is more than one {_KEY}.")
+    return keys[0] if keys else None
+
+
+async def _status_of_replayed(collaborators: Collaborators, manifest: Manifest) -> str:
+    """What has become of an upload that an earlier request has stored.
+
+    :raises Failure: `storage_unavailable` if it cannot be said that it is stored: the request of which the manifest is
+        may have ended so that its data is gone.
+    """
+    status: str = (await find_document(collaborators, manifest.upload_id))["status"]
+    if status == "uploaded":
+        if not await collaborators.manifests.has_data(manifest):
+            raise Failure("storage_unavailable", "The upload with this Idempotency-Key changes just now: try again.")
+        # The process of the earlier request may have ended before it could do this.
+        await _within_redis_time(
+            manifest.upload_id,
+            _best_effort(manifest.upload_id, "enqueue", collaborators.queue.enqueue(manifest.upload_id)),
+        )
+    return status
+
+
 async def _why_not_stored(collaborators: Collaborators, upload_id: UUID) -> Failure:
     """Why an upload without a manifest cannot be retried."""
     row = await collaborators.rows.get(upload_id)
@@ -83,11 +120,19 @@ async def _why_not_stored(collaborators: Collaborators, upload_id: UUID) -> Fail
 async def _tell_redis(collaborators: Collaborators, record: StatusRecord) -> None:
     """Status and job of an upload, both as well as may be: a Redis that is away or hangs costs a bounded time."""
     upload_id = record.upload_id
+
+    async def tell() -> None:
+        # The status first, so that a worker which is quick does not find its own overwritten.
+        await _best_effort(upload_id, "status", collaborators.statuses.write(record))
+        await _best_effort(upload_id, "enqueue", collaborators.queue.enqueue(upload_id))
+
+    await _within_redis_time(upload_id, tell())
+
+
+async def _within_redis_time(upload_id: UUID, action: Awaitable[T]) -> None:
     try:
         async with asyncio.timeout(_REDIS_SECONDS):
-            # The status first, so that a worker which is quick does not find its own overwritten.
-            await _best_effort(upload_id, "status", collaborators.statuses.write(record))
-            await _best_effort(upload_id, "enqueue", collaborators.queue.enqueue(upload_id))
+            await action
     except TimeoutError:
         log.warning("upload.step_left_undone", upload_id=str(upload_id), step="redis", code="timeout")
 

@@ -48,10 +48,15 @@ async def write_manifest(store: ObjectStore, manifest: Manifest) -> None:
     """Write a manifest; from then on the upload counts as stored.
 
     :raises AlreadyExists: if the upload has one: a manifest is never replaced.
-    :raises Failure: as `ObjectStore.put`.
+    :raises Failure: as `ObjectStore.put`; `storage_unavailable` also if one was in the way and has gone.
     """
     data = msgspec.json.encode(manifest)
-    await store.put(manifest_key(manifest.upload_id), data, content_type="application/json", if_absent=True)
+    try:
+        await store.put(manifest_key(manifest.upload_id), data, content_type="application/json", if_absent=True)
+    except Failure as failure:
+        if failure.code != "data_gone":
+            raise
+        raise Failure("storage_unavailable", "Another upload with this id was just removed: try again.") from failure
 
 
 async def read_manifest(store: ObjectStore, upload_id: UUID) -> Manifest | None:
@@ -66,6 +71,20 @@ async def read_manifest(store: ObjectStore, upload_id: UUID) -> Manifest | None:
             return None
         raise
     return msgspec.json.decode(data, type=Manifest)
+
+
+async def has_data(store: ObjectStore, manifest: Manifest) -> bool:
+    """Whether the data of an upload is there.
+
+    :raises Failure: as `ObjectStore.stat`.
+    """
+    try:
+        await store.stat(manifest.key)
+    except Failure as failure:
+        if failure.code == "data_gone":
+            return False
+        raise
+    return True
 
 
 async def mark_pending(store: ObjectStore, upload_id: UUID) -> None:
@@ -100,6 +119,10 @@ class Manifests:
     async def is_stored(self, upload_id: UUID, /) -> bool:
         """Whether there is a manifest."""
         return await read_manifest(self._store, upload_id) is not None
+
+    async def has_data(self, manifest: Manifest, /) -> bool:
+        """As the function of that name."""
+        return await has_data(self._store, manifest)
 
     def list_pending(self) -> AsyncGenerator[UUID, None]:
         """As the function of that name."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
+from stream_api.config import Settings
 from stream_api.errors import Failure
 
 #: Bytes of lines (preamble, boundaries, headers) in front of one form field. aiohttp bounds a line, not their number
@@ -116,21 +117,20 @@ class ClientStream:
 
 async def watch_client(
     stream: ClientStream,
+    settings: Settings,
     *,
-    least_bytes_per_second: int,
-    grace_seconds: float,
-    idle_timeout_seconds: float,
     others_wait: Callable[[], bool],
 ) -> None:
     """Run beside the reading, and fail when the client is too slow. Ends by failing or by being cancelled.
 
-    The rate is measured over windows of `grace_seconds` in which we waited for the client, so that our own slowness
-    is not held against it.
+    The rate is measured over windows of `slow_client_grace_seconds` in which we waited for the client, so that our
+    own slowness is not held against it.
 
-    :param least_bytes_per_second: 0 turns the rate off.
     :param others_wait: somebody waits for room that this upload holds.
     :raises Failure: `client_too_slow`.
     """
+    least_bytes_per_second = settings.min_upload_bytes_per_second
+    grace_seconds, idle_timeout_seconds = settings.slow_client_grace_seconds, settings.client_idle_timeout_seconds
     interval_seconds = min(1.0, grace_seconds / 8, idle_timeout_seconds / 8)
     window_waited, window_received = 0.0, 0
     while True:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 import structlog
@@ -29,13 +29,16 @@ from stream_api.flow.budget import ByteBudget
 from stream_api.flow.causes import first_cause
 from stream_api.flow.channel import Channel
 from stream_api.flow.tasks import cancel_and_wait
-from stream_api.storage.manifests import Manifest
+from stream_api.storage.errors import AlreadyExists
+from stream_api.storage.manifests import Manifest, read_manifest
 from stream_api.storage.objects import ObjectStore
+from stream_api.upload.claims import KeyClaims
 from stream_api.upload.client import Body, ClientStream, watch_client
 from stream_api.upload.form import DEFAULT_DATASET, Form, FormReader, content_type_of, file_name_of
-from stream_api.upload.ids import new_upload_id
+from stream_api.upload.ids import derived_upload_id, new_upload_id
 from stream_api.upload.leftovers import Leftovers
 from stream_api.upload.parts import CHUNK_BYTES, Part, PartCutter, too_large
+from stream_api.upload.replay import Received, check_same, replay
 from stream_api.upload.transfer import Transfer
 
 log = structlog.stdlib.get_logger(__name__)
@@ -70,6 +73,7 @@ class Uploads:
     """What all uploads of a process share.
 
     :param budget: bounds the parts that all of them hold; `ByteBudget(settings.upload_budget_bytes)`.
+    :param claims: of uploads with an `Idempotency-Key`.
     :param datasets: the datasets that an upload may name.
     :param max_file_bytes: bound for a file; `settings.max_file_bytes` but in tests.
     """
@@ -78,42 +82,78 @@ class Uploads:
     store: ObjectStore
     budget: ByteBudget
     leftovers: Leftovers
+    claims: KeyClaims
     max_file_bytes: int
     datasets: Collection[str] = (DEFAULT_DATASET,)
-    #: Uploads under way.
-    active: dict[UUID, Progress] = field(default_factory=dict)
+    #: Uploads under way, by the key of their data: several may have one id.
+    active: dict[str, Progress] = field(default_factory=dict)
 
 
 async def receive_upload(
-    uploads: Uploads, headers: Mapping[str, str], body: Body, content_length: int | None
-) -> Manifest:
-    """Take in one form with one file. When it returns, file and manifest are stored.
+    uploads: Uploads,
+    headers: Mapping[str, str],
+    body: Body,
+    content_length: int | None,
+    idempotency_key: str | None = None,
+) -> Received:
+    """Take in one form with one file. When it returns, file and manifest are stored, by this request or an earlier one.
 
     When it fails, what was stored is removed before it raises, or goes on being removed when that takes long.
 
     :param headers: of the request.
     :param content_length: of the body, if the client said so.
+    :param idempotency_key: names the upload: of all requests with it one is stored, and the others are compared to it.
     :raises Failure: with any code of Stage 1; `storage_unavailable` and `storage_refused`.
     """
+    upload_id = new_upload_id() if idempotency_key is None else derived_upload_id(idempotency_key)
     if content_length is not None:
         most = uploads.max_file_bytes + uploads.settings.max_field_bytes + _FORM_OVERHEAD_BYTES
         if content_length > most:
             raise too_large(uploads.max_file_bytes)
-    return await _Upload(uploads, headers, body, content_length).run()
+    request = _Request.of(uploads, headers, body, content_length)
+    if idempotency_key is None:
+        return await _Upload(uploads, upload_id, request, derived=False).run()
+    first = await read_manifest(uploads.store, upload_id)
+    if first is None:
+        async with uploads.claims.holding(upload_id):
+            # Whoever held the claim before may have stored the upload since we looked.
+            first = await read_manifest(uploads.store, upload_id)
+            if first is None:
+                return await _Upload(uploads, upload_id, request, derived=True).run()
+    return await replay(first, request.stream, request.form, request.fields, uploads.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The body of a request, and what reads it."""
+
+    stream: ClientStream
+    form: Form
+    fields: FormReader
+
+    @classmethod
+    def of(cls, uploads: Uploads, headers: Mapping[str, str], body: Body, content_length: int | None) -> Self:
+        settings = uploads.settings
+        stream, form = ClientStream(body, content_length), Form(uploads.datasets)
+        fields = FormReader(
+            headers, stream, form, max_field_bytes=settings.max_field_bytes, max_fields=settings.max_fields
+        )
+        return cls(stream, form, fields)
 
 
 class _Upload:
-    """One upload from its first byte to its manifest."""
+    """One upload from its first byte to its manifest.
 
-    def __init__(self, uploads: Uploads, headers: Mapping[str, str], body: Body, content_length: int | None) -> None:
+    :param derived: the id comes from an `Idempotency-Key`, so that another upload may have the same.
+    """
+
+    def __init__(self, uploads: Uploads, upload_id: UUID, request: _Request, *, derived: bool) -> None:
         settings = uploads.settings
         self._uploads: Final = uploads
-        self._id: Final = new_upload_id()
-        self._stream: Final = ClientStream(body, content_length)
-        self._form: Final = Form(uploads.datasets)
-        self._fields: Final = FormReader(
-            headers, self._stream, self._form, max_field_bytes=settings.max_field_bytes, max_fields=settings.max_fields
-        )
+        self._id: Final = upload_id
+        self._stream: Final = request.stream
+        self._form: Final = request.form
+        self._fields: Final = request.fields
         self._channel: Final[Channel[Part]] = Channel("upload.parts", max_items=1, max_bytes=settings.part_bytes)
         self._cutter: Final = PartCutter(
             self._stream,
@@ -123,25 +163,40 @@ class _Upload:
             max_file_bytes=uploads.max_file_bytes,
             admission_timeout_seconds=settings.admission_timeout_seconds,
         )
-        self._transfer: Final = Transfer(uploads.store, self._id)
+        self._transfer: Final = Transfer(uploads.store, self._id, derived=derived)
         self._file_name: str | None = None
         self._content_type = ""
         self._stored = False
 
-    async def run(self) -> Manifest:
-        self._uploads.active[self._id] = Progress(self._stream, self._channel)
+    async def run(self) -> Received:
+        self._uploads.active[self._transfer.key] = Progress(self._stream, self._channel)
         try:
             only = await self._receive()
-            return await self._commit(only)
+            return Received(await self._commit(only))
+        except AlreadyExists:
+            log.info("upload.lost_to_another", upload_id=str(self._id), key=self._transfer.key)
+            await self._discard()
+            return await self._other()
         except BaseException as exc:
             if not self._stored:
                 self._log_failure(exc)
-                self._cutter.release()
-                await self._uploads.leftovers.remove(self._transfer, wait_seconds=_DISCARD_WAIT_SECONDS)
+                await self._discard()
             raise
         finally:
             self._cutter.release()
-            del self._uploads.active[self._id]
+            del self._uploads.active[self._transfer.key]
+
+    async def _discard(self) -> None:
+        self._cutter.release()
+        await self._uploads.leftovers.remove(self._transfer, wait_seconds=_DISCARD_WAIT_SECONDS)
+
+    async def _other(self) -> Received:
+        """The upload that came first, if it is the same."""
+        first = await read_manifest(self._uploads.store, self._id)
+        if first is None:
+            raise Failure("storage_unavailable", "Another upload with this Idempotency-Key was given up: try again.")
+        check_same(first, self._cutter.sha256, self._form)
+        return Received(first, replayed=True)
 
     async def _receive(self) -> Part | None:
         """Read the whole form; what does not fit into one part is in S3, as parts, when it returns."""
@@ -154,9 +209,7 @@ class _Upload:
                 watch = group.create_task(
                     watch_client(
                         self._stream,
-                        least_bytes_per_second=settings.min_upload_bytes_per_second,
-                        grace_seconds=settings.slow_client_grace_seconds,
-                        idle_timeout_seconds=settings.client_idle_timeout_seconds,
+                        settings,
                         others_wait=lambda: self._cutter.holds_room and self._uploads.budget.waiting > 0,
                     )
                 )

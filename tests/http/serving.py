@@ -24,6 +24,7 @@ from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
 from stream_api.storage.manifests import Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
+from stream_api.upload.claims import KeyClaims
 from stream_api.upload.leftovers import open_leftovers
 from stream_api.upload.pipeline import Uploads, receive_upload
 
@@ -78,7 +79,7 @@ async def serve(
         ledger = Ledger(pool)
         manifests = Manifests(store)
         limit = settings.max_file_bytes if max_file_bytes is None else max_file_bytes
-        uploads = Uploads(settings, store, ByteBudget(settings.upload_budget_bytes), leftovers, limit)
+        uploads = Uploads(settings, store, ByteBudget(settings.upload_budget_bytes), leftovers, KeyClaims(redis), limit)
         app = make_web_app(
             Collaborators(
                 receive=functools.partial(receive_upload, uploads),
