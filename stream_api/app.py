@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,10 +20,12 @@ from redis.asyncio import Redis
 
 from stream_api.config import Settings
 from stream_api.flow.budget import ByteBudget
+from stream_api.flow.stopping import Stopping
 from stream_api.flow.tasks import cancel_and_wait
 from stream_api.http.app import make_runner, make_web_app
 from stream_api.http.collaborators import Collaborators
 from stream_api.http.listener import BoundedSite, open_listener
+from stream_api.http.stopping import UnderWay
 from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.reconciler import Reconciler
 from stream_api.jobs.worker import LoadWorker
@@ -50,6 +53,11 @@ Result = TypeVar("Result")
 _SWITCH_INTERVAL_SECONDS = 0.0005
 #: From glibc's malloc.h.
 _M_ARENA_MAX = -8
+#: Of the time that requests get when the process stops, the end, in which those that are aborted clean up. The half of
+#: it where there is not so much.
+_ABORT_SECONDS = 6.0
+#: A shell's exit code for a process that a signal has ended is this and the signal's number.
+_SIGNALLED = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +127,12 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
 
 
 @asynccontextmanager
-async def run_api(services: Services) -> AsyncIterator[BoundedSite]:
-    """The HTTP API, which listens while the body runs; on leaving, requests under way may end."""
+async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[BoundedSite]:
+    """The HTTP API, which listens while the body runs; on leaving, requests under way may end.
+
+    :param stopping: what handlers see of the process's end; when it has begun, the API goes on accepting for
+        `shutdown_delay_seconds`.
+    """
     settings = services.settings
     listener = open_listener(settings.host, settings.port, receive_buffer_bytes=settings.socket_receive_buffer_bytes)
     async with open_leftovers() as leftovers:
@@ -149,15 +161,28 @@ async def run_api(services: Services) -> AsyncIterator[BoundedSite]:
                 "database": services.ledger.check,
                 "queue": services.statuses.check,
             },
+            stopping=stopping,
         )
-        app = make_web_app(collaborators, content_length_limit=settings.max_file_bytes + settings.max_field_bytes)
-        runner = make_runner(app, shutdown_timeout_seconds=settings.shutdown_timeout_seconds)
+        under_way = UnderWay()
+        limit = settings.max_file_bytes + settings.max_field_bytes
+        app = make_web_app(collaborators, content_length_limit=limit, under_way=under_way)
+        abort_seconds = min(_ABORT_SECONDS, settings.shutdown_timeout_seconds / 2)
+        # aiohttp waits so long twice: for handlers to end, and again when it has cut off what they read.
+        runner = make_runner(app, shutdown_timeout_seconds=abort_seconds / 2)
         await runner.setup()
         site = BoundedSite(runner, listener, max_connections=settings.max_connections)
         try:
             await site.start()
             yield site
+            if stopping.begun:
+                await asyncio.sleep(settings.shutdown_delay_seconds)
         finally:
+            await site.stop()
+            if runner.server is not None:
+                runner.server.pre_shutdown()  # closes the connections without a request
+            aborted = await under_way.finish(seconds=settings.shutdown_timeout_seconds - abort_seconds)
+            if aborted:
+                log.warning("serve.requests_aborted", count=aborted)
             await runner.cleanup()
 
 
@@ -167,24 +192,29 @@ async def serve(settings: Settings, *, worker: bool) -> None:
     :raises OSError: the address cannot be listened on.
     :raises MemoryLimitTooLow: the settings do not fit into the memory that the process may have.
     """
+    stopping = _stopping_on_signals()
     _prepare(settings, api=True, worker=worker)
-    async with AsyncExitStack() as stack:
-        services = await stack.enter_async_context(open_services(settings))
-        # Left in reverse: loads are handed back at once, then requests under way get their time.
-        site = await stack.enter_async_context(run_api(services))
-        if worker:
-            await stack.enter_async_context(run_worker(services))
-        log.info("serve.listening", url=site.name, worker=worker)
-        await _until_told_to_stop()
-        log.info("serve.stopping")
+    async with open_services(settings) as services:
+        api, working = AsyncExitStack(), AsyncExitStack()
+        try:
+            site = await api.enter_async_context(run_api(services, stopping))
+            if worker:
+                await working.enter_async_context(run_worker(services))
+            log.info("serve.listening", url=site.name, worker=worker)
+            await stopping.wait()
+            log.info("serve.stopping")
+        finally:
+            # Loads are handed back at once, while requests under way get their time.
+            await asyncio.gather(working.aclose(), api.aclose())
 
 
 async def work(settings: Settings) -> None:
     """A worker alone, until SIGINT or SIGTERM."""
+    stopping = _stopping_on_signals()
     _prepare(settings, api=False, worker=True)
     async with open_services(settings) as services, run_worker(services):
         log.info("worker.started")
-        await _until_told_to_stop()
+        await stopping.wait()
         log.info("worker.stopping")
 
 
@@ -209,12 +239,24 @@ def _bound_allocators() -> None:
         pa.set_memory_pool(pa.jemalloc_memory_pool())
 
 
-async def _until_told_to_stop() -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
+def _stopping_on_signals() -> Stopping:
+    """Begins at the first SIGINT or SIGTERM; at the second the process is gone."""
+    stopping = Stopping()
+
+    def told(number: signal.Signals) -> None:
+        if not stopping.begun:
+            stopping.begin()
+            return
+        log.warning("process.stopped_now", signal=number.name)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        # Nothing may hold this up, neither a thread at work nor a server that does not answer. What is left of uploads
+        # is for the janitor, and what is left of loads for whoever takes them.
+        os._exit(_SIGNALLED + number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopping.set)
-    await stopping.wait()
+        asyncio.get_running_loop().add_signal_handler(number, told, number)
+    return stopping
 
 
 async def _close_pool(pool: Pool) -> None:

@@ -94,7 +94,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Events below it are not written."""
     shutdown_timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
-    """How long SIGTERM waits for requests under way; loads are handed back at once."""
+    """How long SIGTERM waits for requests under way, their removal included; loads are handed back at once."""
+    shutdown_delay_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """How long SIGTERM goes on accepting requests while `/readyz` says no: time for load balancers to notice."""
     memory_limit_bytes: Positive | None = None
     """The limit that the formula is checked against at start; unset means that of the cgroup, if there is one."""
 

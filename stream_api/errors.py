@@ -57,6 +57,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "internal_error": ErrorCode(500, "Something went wrong on our side", transient=True),
     # The services behind us.
     "not_ready": ErrorCode(503, "Not everything that the service needs can be used", transient=True),
+    "stopping": ErrorCode(503, "The service is stopping", transient=True),
     "storage_unavailable": ErrorCode(503, "The object storage cannot be reached", transient=True),
     "storage_refused": ErrorCode(502, "The object storage refused the request"),
     "database_unavailable": ErrorCode(503, "The database cannot be reached", transient=True),

@@ -7,15 +7,19 @@ from aiohttp import hdrs, web
 from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.health import healthz, readyz
 from stream_api.http.problems import problems
+from stream_api.http.stopping import UnderWay
 from stream_api.http.uploads import get_status, post_retry, post_upload
 
 
-def make_web_app(collaborators: Collaborators, *, content_length_limit: int) -> web.Application:
+def make_web_app(
+    collaborators: Collaborators, *, content_length_limit: int, under_way: UnderWay | None = None
+) -> web.Application:
     """The application. It opens and closes nothing: what it works with is handed in and stays the caller's.
 
     :param content_length_limit: a longer body, waiting for `100 Continue`, is not asked for. The handler refuses it.
+    :param under_way: counts the requests, and can abort them.
     """
-    app = web.Application(middlewares=[problems])
+    app = web.Application(middlewares=[problems, (under_way or UnderWay()).middleware])
     app[COLLABORATORS] = collaborators
 
     async def expect(request: web.Request) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from stream_api.flow.stopping import Stopping
 from stream_api.ledger.rows import UploadRow
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
@@ -63,6 +64,7 @@ class Collaborators:
     """Everything that the handlers need.
 
     :param checks: for `/readyz`: the name of each service and what raises when it cannot be used.
+    :param stopping: the end of the process: what waits for long is answered then.
     """
 
     receive: Receive
@@ -71,6 +73,7 @@ class Collaborators:
     queue: Queue
     manifests: Manifests
     checks: Mapping[str, Callable[[], Awaitable[object]]]
+    stopping: Stopping
 
 
 COLLABORATORS: Final = web.AppKey("collaborators", Collaborators)

@@ -26,9 +26,13 @@ async def healthz(_: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Whether everything that the service needs can be used, and what cannot.
 
-    :raises Failure: `not_ready`, naming in `missing` what cannot be used, and in `checks` the code of each failure.
+    :raises Failure: `stopping` from the first signal on, so that nobody sends more; `not_ready`, naming in `missing`
+        what cannot be used, and in `checks` the code of each failure.
     """
-    checks = request.app[COLLABORATORS].checks
+    collaborators = request.app[COLLABORATORS]
+    if collaborators.stopping.begun:
+        raise Failure("stopping", "The service has been told to stop, and will take nothing more.")
+    checks = collaborators.checks
     answers = await asyncio.gather(*(_check(name, check) for name, check in checks.items()))
     results = {name: code for name, (code, _) in zip(checks, answers, strict=True)}
     missing = {name: detail for name, (code, detail) in zip(checks, answers, strict=True) if code != "ok"}

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from stream_api.config import Settings
 from stream_api.flow.budget import ByteBudget
+from stream_api.flow.stopping import Stopping
 from stream_api.http.app import make_runner, make_web_app
 from stream_api.http.collaborators import Collaborators
 from stream_api.http.listener import BoundedSite, open_listener
@@ -88,6 +89,7 @@ async def serve(
                 queue=queue,
                 manifests=manifests,
                 checks={"storage": store.check, "database": ledger.check} if checks is None else checks,
+                stopping=Stopping(),
             ),
             content_length_limit=limit,
         )

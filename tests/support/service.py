@@ -73,6 +73,10 @@ class Service:
         async with asyncio.timeout(40):
             return await asyncio.to_thread(self.process.wait)
 
+    def errors(self) -> list[str]:
+        """What it has written that is no event: tracebacks, warnings of Python."""
+        return [line for line in self.log.read_text().splitlines() if not line.startswith("{")]
+
     async def kill(self) -> None:
         """End it with SIGKILL."""
         if self.process.poll() is None:
