@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import ipaddress
 import re
 from collections.abc import Collection, Iterable
 from functools import cached_property
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -21,6 +24,12 @@ S3_MIN_PART_BYTES = 5 * MIB
 
 #: A table's name as SQL writes it, with or without its schema: `events`, `audit.events`, `"Weird name"`.
 _TABLE_NAME: Final = re.compile(r'(?:[^\W\d][\w$]*|"(?:[^"\0]|"")+")(?:\.(?:[^\W\d][\w$]*|"(?:[^"\0]|"")+"))?')
+
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+#: Of Standard Webhooks: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every one begins with
+_SECRET_LEAST_BYTES: Final = 24
+_SECRET_MOST_BYTES: Final = 64
 
 
 def _url(*schemes: str, host: bool = True) -> AfterValidator:
@@ -46,6 +55,64 @@ def _table_name(value: str) -> str:
     if _TABLE_NAME.fullmatch(value) is None:
         msg = 'must be the name of a table as SQL writes it: events, audit.events or "Weird name"'
         raise ValueError(msg)
+    return value
+
+
+def _webhook_keys(text: str) -> list[bytes]:
+    """The keys in `whsec_…` secrets. No message has any of their text."""
+    keys = []
+    for number, secret in enumerate(re.split(r"[\s,]+", text.strip(" ,\n")), start=1):
+        prefix, encoded = secret[: len(_SECRET_PREFIX)], secret[len(_SECRET_PREFIX) :]
+        try:
+            # Secrets are met with and without their padding.
+            key = base64.b64decode(encoded.rstrip("=") + "=" * (-len(encoded.rstrip("=")) % 4), validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if prefix != _SECRET_PREFIX or not _SECRET_LEAST_BYTES <= len(key) <= _SECRET_MOST_BYTES:
+            msg = (
+                f"secret number {number} is not {_SECRET_PREFIX} and the base64 of {_SECRET_LEAST_BYTES} to "
+                f"{_SECRET_MOST_BYTES} bytes"
+            )
+            raise ValueError(msg)
+        keys.append(key)
+    return keys
+
+
+def _checked_secrets(value: SecretStr | None) -> SecretStr | None:
+    # A variable that is set to nothing, as compose files do it, is one that is not set.
+    if value is None or not value.get_secret_value().strip():
+        return None
+    _webhook_keys(value.get_secret_value())
+    return value
+
+
+class Allowed(NamedTuple):
+    """Where webhooks may go beside the public internet.
+
+    :param hosts: names, in lower case.
+    :param networks: of addresses.
+    """
+
+    hosts: frozenset[str]
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+def _allowed(text: str) -> Allowed:
+    hosts, networks = set(), []
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        try:
+            networks.append(ipaddress.ip_network(entry.strip("[]")))
+        except ValueError:
+            # What has only digits and dots, or a slash or colon, was to be a network.
+            if _HOST_NAME.fullmatch(entry) is None or entry.replace(".", "").isdecimal():
+                msg = f"{entry!r} is neither a host nor a network: localhost, 10.1.0.0/16 or fd00:1::/64, for example"
+                raise ValueError(msg) from None
+            hosts.add(entry.lower().rstrip("."))
+    return Allowed(frozenset(hosts), tuple(networks))
+
+
+def _checked_allowed(value: str) -> str:
+    _allowed(value)
     return value
 
 
@@ -160,10 +227,36 @@ class Settings(BaseSettings):
     reconcile_seconds: Annotated[float, Field(gt=0)] = 15.0
     """How often a worker looks for uploads that are stored but have no job."""
 
+    # -- webhooks --------------------------------------------------------------------------------------------
+    webhook_secrets: Annotated[SecretStr | None, AfterValidator(_checked_secrets)] = None
+    """Secrets to sign with (`whsec_…`, 24 to 64 bytes in base64), by commas or spaces, the newest first."""
+    webhook_allow: Annotated[str, AfterValidator(_checked_allowed)] = ""
+    """Hosts and networks, by commas, that webhooks may go to though they are not on the public internet."""
+    webhook_concurrency: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Deliveries at once in one worker; a slow receiver holds one for as long as the time-out."""
+    webhook_backoff_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Pause before the first retry; the second waits 5 times and the third 25 times as long, each with jitter."""
+    webhook_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """For connecting to a receiver, TLS included."""
+    webhook_timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """For one try in all, to the end of the answer."""
+    webhook_sweep_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How often a worker looks for deliveries that are due and that no job drives, as when Redis has lost them."""
+
     @cached_property
     def max_file_bytes(self) -> int:
         """The largest file that fits into 10,000 parts."""
         return S3_MAX_PARTS * self.part_bytes
+
+    @cached_property
+    def webhook_keys(self) -> list[bytes]:
+        """What webhooks are signed with, the newest first; none when there is no secret."""
+        return [] if self.webhook_secrets is None else _webhook_keys(self.webhook_secrets.get_secret_value())
+
+    @cached_property
+    def webhook_allowed(self) -> Allowed:
+        """Where webhooks may go beside the public internet."""
+        return _allowed(self.webhook_allow)
 
     @property
     def database_host(self) -> str:

@@ -1,4 +1,4 @@
-"""The worker: takes jobs from the queue of loads and runs them, for as long as the process lives."""
+"""The worker: takes jobs from a queue and runs them, for as long as the process lives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 
 from stream_api.config import Settings
 from stream_api.errors import Failure, RunLost
-from stream_api.jobs.queue import PREFIX, QUEUE_NAME, LoadQueue, full_jitter
+from stream_api.jobs.queue import LOADS, PREFIX, WEBHOOKS, LoadQueue, full_jitter, round_of_job, upload_of_job
 
 log = structlog.get_logger()
 
@@ -30,8 +30,8 @@ _SOCKET_TIMEOUT_SECONDS: Final = 15
 _MAX_STALLED_COUNT: Final = 10
 #: Between two attempts to reach a Redis that is away.
 _RECONNECT_SECONDS: Final = 1.0
-#: How long a load that is to stop may take for that; after it the job is handed back all the same, and the fence
-#: keeps what is left of the load from having an effect. Below the lease, so that the job is still ours to give.
+#: How long work that is to stop may take for that; after it the job is handed back all the same, and the fence of
+#: PostgreSQL keeps what is left of it from having an effect. Below the lease, so that the job is still ours to give.
 _CANCEL_SECONDS: Final = 3.0
 #: For one command to Redis while stopping.
 _HAND_BACK_SECONDS: Final = 2.0
@@ -59,10 +59,10 @@ class Backoff:
 
 @dataclass(eq=False)
 class _Running:
-    """A load under way in this process."""
+    """A job under way in this process."""
 
     job_id: str
-    task: asyncio.Task[None]
+    task: asyncio.Task[float | None]
     #: Why it is being cancelled, if it is.
     reason: Literal["shutdown", "lease lost"] | None = None
     #: Has a result when it was told to stop and had its time for that.
@@ -82,27 +82,40 @@ class _Running:
             self.overdue.set_result(None)
 
 
-class LoadWorker:
-    """Runs loads, `load_concurrency` at once.
+class JobWorker:
+    """Runs the jobs of one queue, some at once.
 
-    A load that is cut off by the death of this process is taken over by another worker after about
+    A job that is cut off by the death of this process is taken over by another worker after about
     `job_lease_seconds`. Redis may be away at the start and at any time later: the worker keeps trying.
 
-    :param run: does the whole load. What it raises decides about the job: nothing or `RunLost` ends it quietly; a
-        transient `Failure` delays it, as often as it takes; anything else uses up one of its four attempts. It is
-        cancelled when the lease is lost or the worker stops, and should then end soon.
+    :param queue_name: of the queue.
+    :param run: does the whole job, by its id. What it gives back or raises decides what becomes of that: `None` or
+        `RunLost` ends it quietly; a number has it run again after so many seconds; a transient `Failure` delays it, as
+        often as it takes; anything else uses up one of its four attempts. It is cancelled when the lease is lost or
+        the worker stops, and should then end soon.
+    :param concurrency: jobs at once.
     :param backoff: of delays.
+    :param ended: called with the id of each job that has left the queue. Raises nothing.
     """
 
     def __init__(
-        self, settings: Settings, run: Callable[[UUID], Awaitable[None]], *, backoff: Backoff | None = None
+        self,
+        settings: Settings,
+        queue_name: str,
+        run: Callable[[str], Awaitable[float | None]],
+        *,
+        concurrency: int,
+        backoff: Backoff | None = None,
+        ended: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._settings = settings
+        self._queue_name = queue_name
         self._run = run
+        self._concurrency = concurrency
         self._backoff = backoff or Backoff()
-        self._queue = LoadQueue(settings)
+        self._on_end = ended
         self._running: set[_Running] = set()
-        self._again: set[asyncio.Task[None]] = set()
+        self._after: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._worker: Any = None
@@ -110,28 +123,27 @@ class LoadWorker:
 
     @property
     def running(self) -> list[UUID]:
-        """The uploads that are being loaded by this worker."""
-        return [UUID(load.job_id) for load in self._running]
+        """The uploads that this worker has a job of."""
+        return [upload_of_job(job.job_id) for job in self._running]
 
     async def start(self) -> None:
         """Begin to take jobs, in the background. Does not wait for Redis."""
         if self._supervisor is not None:
             msg = "the worker was started before"
             raise RuntimeError(msg)
-        self._supervisor = asyncio.create_task(self._supervise(), name="load-worker")
+        self._supervisor = asyncio.create_task(self._supervise(), name=f"worker-of-{self._queue_name}")
 
     async def stop(self) -> None:
-        """Take no more jobs, cancel the running loads, and hand their jobs to other workers at once.
+        """Take no more jobs, cancel the running ones, and hand them to other workers at once.
 
-        Ends within about 15 s, whatever state Redis and the loads are in.
+        Ends within about 15 s, whatever state Redis and the jobs are in.
         """
         self._stopping.set()
-        for load in self._running:
-            load.cancel("shutdown")
+        for running in self._running:
+            running.cancel("shutdown")
         if self._supervisor is not None:
             await self._supervisor
-        await asyncio.gather(*self._again, return_exceptions=True)
-        await self._queue.close()
+        await asyncio.gather(*self._after, return_exceptions=True)
 
     # -- BullMQ's worker, and its life ---------------------------------------------------------------------------
 
@@ -152,14 +164,14 @@ class LoadWorker:
     def _make_worker(self) -> Any:
         lease_ms = int(self._settings.job_lease_seconds * 1000)
         worker = bullmq.Worker(
-            QUEUE_NAME,
+            self._queue_name,
             self._process,
             {
                 "autorun": False,
                 "prefix": PREFIX,
                 # A URL and not a client: the blocking connection must be another one than that of the commands.
                 "connection": _worker_url(self._settings.redis_url.get_secret_value()),
-                "concurrency": self._settings.load_concurrency,
+                "concurrency": self._concurrency,
                 "lockDuration": lease_ms,
                 "stalledInterval": min(2000, lease_ms // 3),
                 "maxStalledCount": _MAX_STALLED_COUNT,
@@ -193,7 +205,7 @@ class LoadWorker:
         `worker.close()` cannot be cancelled, and waits without end for Redis to answer; its tasks can.
         """
         closing = asyncio.create_task(worker.close(), name="bullmq-close")
-        # The loads come first: they need some time to stop, and their locks are renewed as long as BullMQ lives.
+        # The jobs come first: they need some time to stop, and their locks are renewed as long as BullMQ lives.
         deadline = time.monotonic() + _CANCEL_SECONDS + _HAND_BACK_SECONDS
         while not (closing.done() and serving.done()) and time.monotonic() < deadline:
             await asyncio.wait({closing, serving}, timeout=0.1)
@@ -219,48 +231,52 @@ class LoadWorker:
         """BullMQ's processor. Never lets a `CancelledError` out that is not its own: that would end the worker."""
         worker = self._worker
         await self._outlast_earlier(worker, job, token)
-        load = _Running(job.id, asyncio.ensure_future(self._call(UUID(job.id))))
-        self._running.add(load)
+        running = _Running(job.id, asyncio.ensure_future(self._call(job.id)))
+        self._running.add(running)
         if self._stopping.is_set():
-            load.cancel("shutdown")
+            running.cancel("shutdown")
         try:
-            await asyncio.wait({load.task, load.overdue}, return_when=asyncio.FIRST_COMPLETED)
-            if not load.task.done():
-                log.error("jobs.load_does_not_stop", upload_id=load.job_id, reason=load.reason)
-            await self._settle(load, job, token)
+            await asyncio.wait((running.task, running.overdue), return_when=asyncio.FIRST_COMPLETED)
+            if not running.task.done():
+                log.error("jobs.does_not_stop", **self._named(running.job_id), reason=running.reason)
+            await self._settle(running, job, token)
         finally:
-            if not load.task.done():
-                load.task.cancel()
-            load.task.add_done_callback(_retrieve)
-            self._running.discard(load)
-            load.finished.set()
+            if not running.task.done():
+                running.task.cancel()
+            running.task.add_done_callback(_retrieve)
+            self._running.discard(running)
+            running.finished.set()
 
-    async def _call(self, upload_id: UUID) -> None:
-        await self._run(upload_id)
+    async def _call(self, job_id: str) -> float | None:
+        return await self._run(job_id)
 
-    async def _settle(self, load: _Running, job: Any, token: str) -> None:
+    async def _settle(self, running: _Running, job: Any, token: str) -> None:
         """Decide what becomes of the job: return to complete it, raise to fail or delay it."""
-        stopped = not load.task.done() or load.task.cancelled()
-        error = asyncio.CancelledError() if stopped else load.task.exception()
+        stopped = not running.task.done() or running.task.cancelled()
+        error = asyncio.CancelledError() if stopped else running.task.exception()
+        again_seconds = running.task.result() if error is None else None
+        if again_seconds is not None:
+            await self._delay(job, token, again_seconds)
+            raise DelayedError
         if error is None or isinstance(error, RunLost):
             return
-        if load.reason == "lease lost":
+        if running.reason == "lease lost":
             # The job is somebody else's by now; nothing of it is ours to move.
-            log.info("jobs.lease_lost", upload_id=load.job_id)
+            log.info("jobs.lease_lost", **self._named(running.job_id))
             raise DelayedError from error
-        if load.reason == "shutdown":
+        if running.reason == "shutdown":
             await self._delay(job, token, 0.0)
-            log.info("jobs.handed_back", upload_id=load.job_id)
+            log.info("jobs.handed_back", **self._named(running.job_id))
             raise DelayedError from error
         if isinstance(error, Failure) and error.transient:
             seconds = self._backoff.delay_seconds(max(1, job.attemptsStarted))
-            log.info("jobs.delayed", upload_id=load.job_id, code=error.code, delay_seconds=round(seconds, 3))
+            log.info("jobs.delayed", **self._named(running.job_id), code=error.code, delay_seconds=round(seconds, 3))
             await self._delay(job, token, seconds)
             raise DelayedError from error
-        log.error("jobs.attempt_failed", upload_id=load.job_id, attempt=job.attemptsMade + 1, exc_info=error)
+        log.error("jobs.attempt_failed", **self._named(running.job_id), attempt=job.attemptsMade + 1, exc_info=error)
         if isinstance(error, Exception):
             raise error
-        msg = "the load was cancelled, and not by the worker"
+        msg = "the job was cancelled, and not by the worker"
         raise RuntimeError(msg) from error
 
     async def _delay(self, job: Any, token: str, seconds: float) -> None:
@@ -271,17 +287,17 @@ class LoadWorker:
         except (RedisError, OSError, TypeError) as error:
             # Redis is away, or (a TypeError, that is how BullMQ says it) the lease is lost: either way the job is taken
             # over when its lease has ended.
-            log.warning("jobs.not_moved", upload_id=job.id, error=f"{type(error).__name__}: {error}")
+            log.warning("jobs.not_moved", **self._named(job.id), error=f"{type(error).__name__}: {error}")
 
     async def _outlast_earlier(self, worker: Any, job: Any, token: str) -> None:
         """Wait for the end of an earlier run of the same job in this process, whose lease was lost.
 
         BullMQ keeps its locks by the job's id: the earlier one's end makes it forget the lock of the later one.
         """
-        earlier = [load for load in self._running if load.job_id == job.id]
-        for load in earlier:
-            load.cancel("lease lost")
-            await load.finished.wait()
+        earlier = [running for running in self._running if running.job_id == job.id]
+        for running in earlier:
+            running.cancel("lease lost")
+            await running.finished.wait()
         if earlier:
             await asyncio.sleep(0)  # the earlier one's `finally` in BullMQ
             worker.lockManager.track_job(job.id, token, int(time.time() * 1000))
@@ -289,21 +305,18 @@ class LoadWorker:
     # -- events of BullMQ ------------------------------------------------------------------------------------------
 
     def _lease_lost(self, job_ids: list[str]) -> None:
-        for load in self._running:
-            if load.job_id in job_ids:
-                load.cancel("lease lost")
+        for running in self._running:
+            if running.job_id in job_ids:
+                running.cancel("lease lost")
 
     def _ended(self, job: Any, *_: Any) -> None:
-        task = asyncio.create_task(self._enqueue_again(UUID(job.id)))
-        self._again.add(task)
-        task.add_done_callback(self._again.discard)
+        if self._on_end is not None:
+            task = asyncio.ensure_future(self._after_end(job.id, self._on_end))
+            self._after.add(task)
+            task.add_done_callback(self._after.discard)
 
-    async def _enqueue_again(self, upload_id: UUID) -> None:
-        try:
-            await self._queue.enqueue_again(upload_id)
-        except Failure as failure:
-            # The reconciler finds it.
-            log.warning("jobs.not_enqueued_again", upload_id=str(upload_id), code=failure.code)
+    async def _after_end(self, job_id: str, ended: Callable[[str], Awaitable[None]]) -> None:
+        await ended(job_id)
 
     def _log_error(self, error: BaseException, *_: Any) -> None:
         text = f"{type(error).__name__}: {error}"
@@ -311,10 +324,65 @@ class LoadWorker:
         if now - self._logged.get(text, -_LOG_AGAIN_SECONDS) >= _LOG_AGAIN_SECONDS:
             self._logged = {known: at for known, at in self._logged.items() if now - at < _LOG_AGAIN_SECONDS}
             self._logged[text] = now
-            log.warning("jobs.worker_error", error=text)
+            log.warning("jobs.worker_error", queue=self._queue_name, error=text)
 
     def _backoff_strategy(self, attempts_made: int, *_: Any) -> int:
         return max(1, int(self._backoff.delay_seconds(attempts_made) * 1000))
+
+    def _named(self, job_id: str) -> dict[str, str]:
+        """What a log event says of a job."""
+        return {"queue": self._queue_name, "upload_id": str(upload_of_job(job_id))}
+
+
+class LoadWorker(JobWorker):
+    """Runs loads, `load_concurrency` at once. One that was asked for while it ran is run once more.
+
+    :param run: does the whole load; see `JobWorker`.
+    :param backoff: of delays.
+    """
+
+    def __init__(
+        self, settings: Settings, run: Callable[[UUID], Awaitable[None]], *, backoff: Backoff | None = None
+    ) -> None:
+        async def load(job_id: str) -> None:
+            await run(upload_of_job(job_id))
+
+        super().__init__(
+            settings,
+            LOADS,
+            load,
+            concurrency=settings.load_concurrency,
+            backoff=backoff,
+            ended=self._enqueue_again,
+        )
+        self._queue = LoadQueue(settings)
+
+    async def stop(self) -> None:
+        """As that of `JobWorker`."""
+        await super().stop()
+        await self._queue.close()
+
+    async def _enqueue_again(self, job_id: str) -> None:
+        upload_id = upload_of_job(job_id)
+        try:
+            await self._queue.enqueue_again(upload_id)
+        except Failure as failure:
+            # The reconciler finds it.
+            log.warning("jobs.not_enqueued_again", upload_id=str(upload_id), code=failure.code)
+
+
+def webhook_worker(
+    settings: Settings, deliver: Callable[[UUID, int], Awaitable[float | None]], *, backoff: Backoff | None = None
+) -> JobWorker:
+    """A worker that delivers webhooks, `webhook_concurrency` at once.
+
+    :param deliver: makes one try for the delivery of that upload and round; see `JobWorker`.
+    """
+
+    async def run(job_id: str) -> float | None:
+        return await deliver(upload_of_job(job_id), round_of_job(job_id))
+
+    return JobWorker(settings, WEBHOOKS, run, concurrency=settings.webhook_concurrency, backoff=backoff)
 
 
 def _worker_url(url: str) -> str:
@@ -325,7 +393,7 @@ def _worker_url(url: str) -> str:
     return f"{base}?{urlencode(query)}"
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
+def _retrieve(task: asyncio.Task[float | None]) -> None:
     """Look at the task's exception, which asyncio otherwise reports as never retrieved."""
     if not task.cancelled():
         task.exception()
