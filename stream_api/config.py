@@ -204,6 +204,10 @@ class Settings(BaseSettings):
     """Loads at once in one worker."""
     worker_threads: Annotated[int, Field(ge=1, le=32)] = 2
     """Threads for parsing, validating and encoding, for all loads of the process."""
+    load_attempts: Annotated[int, Field(ge=1, le=100)] = 4
+    """Attempts of a load in a row that bring no segment, with pauses of up to a second; then its job is delayed."""
+    disk_full_seconds: Annotated[float, Field(ge=0)] = 3600.0
+    """How long a load waits, in one worker and without getting on, for a database whose disk is full; then it fails."""
     target_table: Annotated[str, AfterValidator(_table_name)] = "webhook_events"
     """The table of the built-in dataset `webhook_events`."""
     database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0

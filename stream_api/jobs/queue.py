@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any, Final
 from uuid import UUID
 
@@ -137,15 +136,6 @@ def upload_of_job(job_id: str) -> UUID:
 def round_of_job(job_id: str) -> int:
     """The round of a delivery that a job is for."""
     return int(job_id[_UUID_CHARS + 1 :])
-
-
-def full_jitter(attempt: int, *, base_seconds: float, cap_seconds: float) -> float:
-    """Seconds to wait before another attempt: anything from nothing to `base × 2^(attempt - 1)`, at most `cap`.
-
-    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
-    """
-    # The exponent is bounded as well: 2.0 ** 1100 is an error.
-    return random.uniform(0, min(cap_seconds, base_seconds * 2.0 ** min(attempt - 1, 32)))  # noqa: S311
 
 
 def _again_key(job_id: str) -> str:

@@ -20,7 +20,8 @@ from redis.exceptions import RedisError
 
 from stream_api.config import Settings
 from stream_api.errors import Failure, RunLost
-from stream_api.jobs.queue import LOADS, PREFIX, WEBHOOKS, LoadQueue, full_jitter, round_of_job, upload_of_job
+from stream_api.flow.jitter import full_jitter
+from stream_api.jobs.queue import LOADS, PREFIX, WEBHOOKS, LoadQueue, round_of_job, upload_of_job
 
 log = structlog.get_logger()
 

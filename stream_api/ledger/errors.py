@@ -28,6 +28,13 @@ _ADVICE: Final[dict[str, str]] = {
     "42703": "A column is missing: run `stream-api migrate` on this database",
     "42501": "The database role lacks a privilege: grant it and try again",
 }
+#: The same for what never came to a statement.
+_ADVICE_BY_TYPE: Final[dict[type[Exception], str]] = {
+    asyncpg.ClientConfigurationError: "DATABASE_URL is not usable: check its form and its parameters",
+    asyncpg.UnsupportedClientFeatureError: "PostgreSQL wants a way to log in that asyncpg does not know",
+    asyncpg.UnsupportedServerFeatureError: "The server lacks what this service needs: is it PostgreSQL?",
+    ssl.SSLCertVerificationError: "The certificate of PostgreSQL could not be verified",
+}
 
 
 class Closable(Protocol):
@@ -46,12 +53,14 @@ def translate(error: BaseException, connection: Closable | None = None) -> Failu
     :returns: `database_unavailable` (transient) or `database_refused`; `None` for what is not the database's
         availability: errors about data and constraints, which concern the caller, and bugs.
     """
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        # A migration while we work: the statement is prepared anew the next time.
+        return Failure("database_unavailable", "Tables of the service have just changed", sqlstate=error.sqlstate)
     if isinstance(error, asyncpg.PostgresError):
         return _from_sqlstate(error.sqlstate or "", error.message or "")
-    if isinstance(error, asyncpg.ClientConfigurationError):
-        return Failure("database_refused", "DATABASE_URL is not usable: check its form and its parameters")
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return Failure("database_refused", "The certificate of PostgreSQL could not be verified")
+    for kind, advice in _ADVICE_BY_TYPE.items():
+        if isinstance(error, kind):
+            return Failure("database_refused", advice)
     if isinstance(error, OSError):  # TimeoutError is one, too
         return Failure("database_unavailable", "PostgreSQL could not be reached, or did not answer in time")
     # A server that says farewell (terminated, shutting down, crashed) leaves asyncpg, until it has read the end of the
@@ -60,6 +69,18 @@ def translate(error: BaseException, connection: Closable | None = None) -> Failu
     if not unusable and isinstance(error, asyncpg.InterfaceError) and connection is not None:
         unusable = connection.is_closed()
     return Failure("database_unavailable", "The connection to PostgreSQL was lost") if unusable else None
+
+
+def unexpected(error: asyncpg.PostgresError) -> Failure:
+    """The failure that any other error of the server stands for, where it ends a load: it is the operator's to mend.
+
+    :returns: `database_refused`, with the server's own words.
+    """
+    said = error.message or type(error).__name__
+    detail = (
+        f"PostgreSQL refused a statement (SQLSTATE {error.sqlstate}: {said}). See its log, mend the cause and retry."
+    )
+    return Failure("database_refused", detail, sqlstate=error.sqlstate)
 
 
 def _from_sqlstate(sqlstate: str, message: str) -> Failure | None:

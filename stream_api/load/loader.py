@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import NoReturn
 from uuid import UUID
 
 import asyncpg
@@ -16,7 +17,7 @@ from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.errors import Failure, RunLost
 from stream_api.flow.causes import first_cause
-from stream_api.ledger.errors import translated
+from stream_api.ledger.errors import translated, unexpected
 from stream_api.ledger.pool import Pool, connect_lane
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
@@ -29,6 +30,7 @@ from stream_api.load.parser import Parser
 from stream_api.load.pipeline import Pipeline, Sizes
 from stream_api.load.reader import Hole, RunInThread, find_holes
 from stream_api.load.reporting import Reporter
+from stream_api.load.retrying import Attempts, FullDisks
 from stream_api.load.validator import Validator
 from stream_api.storage.cleanup import clean_up_ended
 from stream_api.storage.downloads import read_range
@@ -74,9 +76,12 @@ class Loader:
         self._run_in_thread = run_in_thread
         self._announce = announce
         self._started = started
+        self._full_disks = FullDisks(settings.disk_full_seconds)
 
     async def load(self, upload_id: UUID) -> None:
         """Take the load, do what is left of it, and bring it to its end state; for an ended one, only clean up.
+
+        Faults that pass are waited out here as long as something gets on, or for a few attempts.
 
         Returns when the load is completed, has failed and Postgres has recorded it, or belongs to somebody else.
 
@@ -85,46 +90,78 @@ class Loader:
         with structlog.contextvars.bound_contextvars(upload_id=str(upload_id)):
             try:
                 manifest = await read_manifest(self._store, upload_id)
-                if manifest is None:
-                    # Cancelled or expired in the meantime: whatever 202 was answered for had a manifest.
-                    log.warning("load.manifest_missing")
-                    await clear_pending(self._store, upload_id)
-                    return
-                taken = await self._take(manifest)
             except Failure as failure:
-                # A password or a table of ours that is wrong is for the operator to mend; the upload has done nothing
-                # to fail for, and waits.
-                log.warning("load.cannot_start", code=failure.code, detail=failure.detail)
-                await self._reporter.waits(upload_id, None, failure)
-                raise Failure(failure.code, failure.detail, transient=True, **failure.extra) from failure
-            if isinstance(taken, Ended):
-                await self._settle(manifest, taken.row)
+                await self._interrupted(upload_id, None, failure)
+            if manifest is None:
+                # Cancelled or expired in the meantime: whatever 202 was answered for had a manifest.
+                log.warning("load.manifest_missing")
+                await clear_pending(self._store, upload_id)
                 return
-            with structlog.contextvars.bound_contextvars(run=taken.run):
-                try:
-                    row = await self._to_the_end(manifest, taken)
-                except Failure as failure:
-                    log.warning("load.interrupted", code=failure.code, detail=failure.detail)
-                    await self._reporter.waits(upload_id, taken.run, failure)
-                    raise
+            row = await self._to_the_end(manifest)
             if row is not None:
+                self._full_disks.forget(upload_id)
                 await self._settle(manifest, row)
 
-    async def _take(self, manifest: Manifest) -> Taken | Ended:
-        return await self._ledger.take(intake_of(manifest, table=self._settings.target_table))
+    async def _interrupted(self, upload_id: UUID, run: int | None, failure: Failure) -> NoReturn:
+        """Leave the load for later.
 
-    async def _to_the_end(self, manifest: Manifest, taken: Taken) -> UploadRow | None:
+        :raises Failure: always, and a transient one: a password or a table of ours that is wrong is for the operator
+            to mend; the upload has done nothing to fail for, and waits.
+        """
+        log.warning("load.interrupted", code=failure.code, detail=failure.detail)
+        await self._reporter.waits(upload_id, run, failure)
+        raise Failure(failure.code, failure.detail, transient=True, **failure.extra) from failure
+
+    async def _to_the_end(self, manifest: Manifest) -> UploadRow | None:
         """The row in its end state; `None` when the run was lost."""
+        upload_id = manifest.upload_id
+        attempts = Attempts(self._settings.load_attempts)
+        run: int | None = None
+        #: Why nobody knows whether the last taking has succeeded.
+        uncertain: Failure | None = None
+        while True:
+            try:
+                # Another worker that has taken the load in the meantime keeps it.
+                taken = await self._ledger.take(intake_of(manifest, table=self._settings.target_table), only_run=run)
+            except RunLost:
+                if uncertain is not None:
+                    await self._interrupted(upload_id, run, uncertain)
+                log.info("load.run_lost")
+                return None
+            except Failure as exc:
+                failure = uncertain = exc
+            else:
+                if isinstance(taken, Ended):
+                    return taken.row
+                run, uncertain, attempts.segments = taken.run, None, len(taken.segments)
+                with structlog.contextvars.bound_contextvars(run=run):
+                    outcome = await self._attempt(manifest, taken, attempts)
+                if not isinstance(outcome, Failure):
+                    return outcome
+                failure = outcome
+            pause_seconds = attempts.failed()
+            if pause_seconds is None:
+                await self._interrupted(upload_id, run, failure)
+            log.info(
+                "load.attempt_failed", run=run, code=failure.code, detail=failure.detail, segments=attempts.segments
+            )
+            await asyncio.gather(self._reporter.waits(upload_id, run, failure), asyncio.sleep(pause_seconds))
+
+    async def _attempt(self, manifest: Manifest, taken: Taken, attempts: Attempts) -> UploadRow | Failure | None:
+        """The row in its end state; `None` when the run was lost; the failure when it may pass."""
         log.info("load.taken", segments_committed=len(taken.segments), size_bytes=manifest.size_bytes)
         upload_id, run = manifest.upload_id, taken.run
         try:
-            row = await self._attempt(manifest, taken)
+            await self._load_holes(manifest, taken, attempts)
+            row = await self._ledger.complete(upload_id, run)
         except RunLost:
             log.info("load.run_lost")
             return None
-        except Failure as failure:
+        except (Failure, asyncpg.PostgresError) as exc:
+            failure = exc if isinstance(exc, Failure) else unexpected(exc)
+            failure = self._full_disks.judged(upload_id, failure, segments=attempts.segments)
             if failure.transient:
-                raise
+                return failure
             log.warning("load.failed", code=failure.code, detail=failure.detail)
             return await self._fail(upload_id, run, failure)
         except Exception:
@@ -135,13 +172,6 @@ class Loader:
         log.info("load.completed", rows_processed=row.rows_processed, rows_failed=row.rows_failed)
         return row
 
-    async def _attempt(self, manifest: Manifest, taken: Taken) -> UploadRow:
-        try:
-            await self._load_holes(manifest, taken)
-        except ExceptionGroup as group:
-            raise first_cause(group) from group
-        return await self._ledger.complete(manifest.upload_id, taken.run)
-
     async def _fail(self, upload_id: UUID, run: int, failure: Failure) -> UploadRow | None:
         try:
             return await self._ledger.fail(
@@ -150,6 +180,9 @@ class Loader:
         except RunLost:
             log.info("load.run_lost")
             return None
+        except Failure as unrecorded:
+            # The next attempt finds the same, or that it has gone.
+            await self._interrupted(upload_id, run, unrecorded)
 
     async def _settle(self, manifest: Manifest, row: UploadRow) -> None:
         """What follows an end state that Postgres has recorded; done again as often as it takes."""
@@ -157,17 +190,22 @@ class Loader:
         await self._announce(row)
         await clean_up_ended(self._store, manifest, state=row.state, has_ended=self._ledger.has_ended)
 
-    async def _load_holes(self, manifest: Manifest, taken: Taken) -> None:
+    async def _load_holes(self, manifest: Manifest, taken: Taken, attempts: Attempts) -> None:
         plan = await self._plan(manifest, taken)
         holes = find_holes(taken.segments, manifest.size_bytes)
         row = await self._ledger.get(manifest.upload_id)
         if row is None or row.run != taken.run:
             raise RunLost
         async with AsyncExitStack() as stack:
-            progress = await stack.enter_async_context(self._reporter.following(manifest, row))
+            report = await stack.enter_async_context(self._reporter.following(manifest, row))
             if not holes:
                 return
-            lanes = await self._connect(stack, manifest, run=taken.run, plan=plan, holes=holes, committed=progress)
+
+            async def committed(figures: SegmentFigures) -> None:
+                attempts.segments += 1
+                await report(figures)
+
+            lanes = await self._connect(stack, manifest, run=taken.run, plan=plan, holes=holes, committed=committed)
             pipeline = Pipeline(
                 sizes=Sizes.of(self._settings, manifest.segment_bytes),
                 parser=Parser(Grammar(plan.delimiter.encode()), [column.name for column in plan.columns]),
@@ -176,7 +214,10 @@ class Loader:
                 run_in_thread=self._run_in_thread,
             )
             self._started(manifest.upload_id, pipeline)
-            await pipeline.run(holes, lambda start, end: self._open_range(manifest, start, end))
+            try:
+                await pipeline.run(holes, lambda start, end: self._open_range(manifest, start, end))
+            except ExceptionGroup as group:
+                raise first_cause(group) from group
 
     async def _connect(
         self,

@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 
 from stream_api.config import Settings
 from stream_api.errors import Failure, RunLost
+from stream_api.flow.jitter import full_jitter
 from stream_api.jobs import worker as worker_module
-from stream_api.jobs.queue import LoadQueue, full_jitter
+from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.worker import Backoff, LoadWorker, _worker_url
 from tests.jobs.conftest import Calls, eventually, job_keys, until_idle, working
 from tests.support.settings import change

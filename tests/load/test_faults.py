@@ -60,7 +60,8 @@ async def behind(settings: Settings) -> AsyncIterator[Behind]:
 
 
 @asynccontextmanager
-async def behind_proxies(settings: Settings) -> AsyncIterator[Behind]:
+async def behind_proxies(settings: Settings, *, load_attempts: int = 1) -> AsyncIterator[Behind]:
+    """With a single attempt what interrupts a load comes out of it: what becomes of several is in `test_retrying`."""
     assert settings.s3_endpoint_url is not None
     dsn = settings.database_url.get_secret_value()
     async with FaultProxy.before(dsn) as postgres, FaultProxy.before(settings.s3_endpoint_url) as s3:
@@ -71,6 +72,7 @@ async def behind_proxies(settings: Settings) -> AsyncIterator[Behind]:
             # Small, so that a file of a few megabytes is many of them.
             batch_bytes=32 * 1024,
             s3_backoff_seconds=0.01,
+            load_attempts=load_attempts,
         )
         async with open_loading(settings) as direct, open_loading(proxied) as loading:
             yield Behind(loading, direct, postgres, s3)

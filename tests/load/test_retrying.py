@@ -1,0 +1,158 @@
+"""Faults that pass, waited out inside the load: its job hears nothing of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+
+from stream_api.config import Settings
+from stream_api.errors import Failure
+from stream_api.load import retrying
+from stream_api.load.retrying import Attempts, FullDisks
+from tests.load.test_faults import ROWS, Behind, behind_proxies, finishes, until
+
+FULL = Failure("database_unavailable", "x", sqlstate="53100")
+
+
+@pytest.fixture
+async def patient(settings: Settings) -> AsyncIterator[Behind]:
+    async with behind_proxies(settings, load_attempts=4) as made:
+        yield made
+
+
+async def completed(behind: Behind, load: asyncio.Task[None]) -> int:
+    """The load has gone on by itself, to its exact end; its run."""
+    await load
+    records = behind.loading.statuses.records
+    assert (records[-1].status, records[-1].rows_inserted, records[-1].waiting_for) == ("completed", ROWS, None)
+    assert await behind.direct.count() == ROWS
+    assert await behind.direct.keys() == []
+    assert await behind.direct.lanes() == []
+    return records[-1].run
+
+
+async def test_a_terminated_lane_does_not_end_the_load(patient: Behind) -> None:
+    manifest = await patient.stored()
+    await patient.postgres.throttle(400_000, "up")
+    load = await patient.begun(manifest)
+    lanes = await patient.direct.lanes()
+    await patient.direct.value("SELECT pg_terminate_backend($1)", lanes[0]["pid"])
+    assert await completed(patient, load) == 2
+    records = patient.loading.statuses.records
+    assert "database" in {record.waiting_for for record in records}
+    # What was committed was not loaded again: each segment has one ledger row, and each row of the table is there once.
+    assert [record.rows_read for record in records] == sorted(record.rows_read for record in records)
+
+
+async def test_connections_that_are_reset_do_not_end_the_load(patient: Behind) -> None:
+    manifest = await patient.stored()
+    await patient.postgres.throttle(400_000, "up")
+    load = await patient.begun(manifest)
+    for _ in range(3):
+        accepted = patient.postgres.accepted
+        await patient.postgres.drop()
+        await until(lambda accepted=accepted: load.done() or patient.postgres.accepted > accepted + 2)  # type: ignore[misc]
+    await patient.postgres.restore()
+    await completed(patient, load)
+
+
+async def test_an_outage_ends_the_load_for_now_after_some_attempts(
+    patient: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "_BASE_SECONDS", 0.01)
+    manifest = await patient.stored()
+    await patient.postgres.throttle(200_000, "up")
+    load = await patient.begun(manifest)
+    await patient.postgres.refuse()
+    with pytest.raises(Failure) as caught:
+        await load
+    assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
+    assert patient.loading.statuses.records[-1].waiting_for == "database"
+    await patient.postgres.restore()
+    await finishes(patient.loading, manifest)
+
+
+async def test_a_load_that_another_worker_has_taken_is_left_to_it(patient: Behind) -> None:
+    manifest = await patient.stored()
+    await patient.postgres.throttle(400_000, "up")
+    load = await patient.begun(manifest)
+    # Taking it ends the first one's lanes, which to the first one is a fault like any other.
+    row = await patient.direct.load(manifest)
+    assert (row.state, row.rows_inserted) == ("completed", ROWS)
+    await load
+    assert row == await patient.direct.ledger.get(manifest.upload_id)
+    assert await patient.direct.count() == ROWS
+
+
+async def test_a_taking_whose_answer_was_lost_is_not_taken_for_another_workers(
+    patient: Behind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = patient.loading.ledger
+    take = ledger.take
+    answers = 0
+
+    async def lossy(*args: object, **options: object) -> object:
+        nonlocal answers
+        taken = await take(*args, **options)  # type: ignore[arg-type]
+        answers += 1
+        if answers == 2:
+            raise Failure("database_unavailable", "the answer was lost")
+        return taken
+
+    monkeypatch.setattr(ledger, "take", lossy)
+    manifest = await patient.stored()
+    await patient.postgres.throttle(400_000, "up")
+    load = await patient.begun(manifest)
+    await patient.postgres.drop()
+    # It cannot know whose the new run is, so it asks for the job again, rather than to say that all is well.
+    with pytest.raises(Failure) as caught:
+        await load
+    assert (caught.value.transient, caught.value.detail) == (True, "the answer was lost")
+    await patient.postgres.restore()
+    await finishes(patient.loading, manifest)
+
+
+def test_attempts_are_counted_anew_after_each_segment() -> None:
+    attempts = Attempts(3)
+    assert [attempts.failed() is None for _ in range(2)] == [False, False]
+    attempts.segments = 1
+    assert [attempts.failed() is None for _ in range(3)] == [False, False, True]
+    assert Attempts(1).failed() is None
+
+
+def test_a_disk_that_stays_full_is_permanent_after_a_while() -> None:
+    now = 1000.0
+    disks = FullDisks(60, clock=lambda: now)
+    upload_id = uuid4()
+    other = Failure("database_unavailable", "x", sqlstate="57P01")
+    assert disks.judged(upload_id, FULL, segments=1) is FULL
+    now += 59
+    assert disks.judged(upload_id, FULL, segments=1) is FULL
+    assert disks.judged(upload_id, other, segments=1) is other
+    # It got on, here or elsewhere: the wait begins anew.
+    assert disks.judged(upload_id, FULL, segments=2) is FULL
+    now += 59
+    assert disks.judged(upload_id, FULL, segments=2).transient
+    now += 1
+    failure = disks.judged(upload_id, FULL, segments=2)
+    assert (failure.code, failure.transient, failure.status) == ("disk_full", False, 507)
+    assert "make room" in failure.detail
+    # A retry has all the time again.
+    assert disks.judged(upload_id, FULL, segments=2) is FULL
+    disks.forget(upload_id)
+    now += 3600
+    assert disks.judged(upload_id, FULL, segments=2) is FULL
+
+
+def test_only_so_many_full_disks_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrying, "_MAX_REMEMBERED", 1)
+    now = 0.0
+    disks = FullDisks(60, clock=lambda: now)
+    first, second = uuid4(), uuid4()
+    disks.judged(first, FULL, segments=0)
+    disks.judged(second, FULL, segments=0)
+    now = 60.0
+    assert disks.judged(first, FULL, segments=0).transient
