@@ -142,6 +142,7 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             ByteBudget(settings.upload_budget_bytes),
             leftovers,
             KeyClaims(services.redis),
+            services.ledger.is_expired,
             max_file_bytes=settings.max_file_bytes,
         )
 

@@ -266,6 +266,12 @@ class Ledger:
             seen = await connection.fetchrow(_LOOK, upload_id)
         return seen is not None and seen["state"] in ENDED
 
+    async def is_expired(self, upload_id: UUID) -> bool:
+        """Whether the upload has expired, and its row is still there: what is left of it is being removed."""
+        async with using(self._pool) as connection:
+            seen = await connection.fetchrow(_LOOK, upload_id)
+        return seen is not None and seen["state"] == "expired"
+
     async def segments(self, upload_id: UUID) -> list[CommittedSegment]:
         """The committed segments, by number: what settles a lost answer to COMMIT."""
         async with using(self._pool) as connection:

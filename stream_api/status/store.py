@@ -11,13 +11,17 @@ from redis.asyncio import Redis
 from stream_api.status.connection import redis_failures
 from stream_api.status.record import StatusRecord
 
-# A worker that was frozen, and wakes up to write what it was about to, must not overwrite what its successor wrote.
+# A worker that was frozen, and wakes up to write what it was about to, must not overwrite what its successor wrote. Nor
+# is the record of an upload that has expired in the way of the next one with its Idempotency-Key, which has its id:
+# revisions are compared where both were created at the same time. (As text: seven days apart, formats do not matter.)
 _WRITE: Final = """
 local old = redis.call('GET', KEYS[1])
 if old then
   local readable, record = pcall(cjson.decode, old)
-  if readable and type(record) == 'table' and (tonumber(record['revision']) or 0) > tonumber(ARGV[2]) then
-    return 0
+  if readable and type(record) == 'table' then
+    local created = type(record['createdAt']) == 'string' and record['createdAt'] or ''
+    if created > ARGV[4] then return 0 end
+    if created == ARGV[4] and (tonumber(record['revision']) or 0) > tonumber(ARGV[2]) then return 0 end
   end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
@@ -38,13 +42,19 @@ class StatusStore:
         self._write = redis.register_script(_WRITE)
 
     async def write(self, record: StatusRecord, /) -> None:
-        """Replace the record of that upload, unless that is of a later revision.
+        """Replace the record of that upload, unless that is of a later revision, or of a later upload of that id.
 
         :raises Failure: `queue_unavailable`.
         """
         async with redis_failures():
             await self._write(
-                keys=[_key(record.upload_id)], args=[msgspec.json.encode(record), record.revision, self._ttl_seconds]
+                keys=[_key(record.upload_id)],
+                args=[
+                    msgspec.json.encode(record),
+                    record.revision,
+                    self._ttl_seconds,
+                    msgspec.to_builtins(record)["createdAt"],
+                ],
             )
 
     async def read(self, upload_id: UUID) -> StatusRecord | None:

@@ -13,7 +13,7 @@ queued, the others are on their way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -49,6 +49,8 @@ _FORM_OVERHEAD_BYTES: Final = 64 * KIB
 _DISCARD_WAIT_SECONDS: Final = 5.0
 #: How long a cancelled request (a server that stops) waits for its last steps.
 _COMMIT_WAIT_SECONDS: Final = 10.0
+#: How long an upload with an `Idempotency-Key` waits for a word of the database.
+_DATABASE_SECONDS: Final = 2.0
 #: aiohttp's buffer of a body that is not read: twice `read_bufsize`, and one read of the socket beyond.
 READ_BUFFER_BYTES: Final = 64 * KIB
 _CONNECTION_BYTES: Final = 3 * READ_BUFFER_BYTES + 5 * CHUNK_BYTES
@@ -74,6 +76,7 @@ class Uploads:
 
     :param budget: bounds the parts that all of them hold; `ByteBudget(settings.upload_budget_bytes)`.
     :param claims: of uploads with an `Idempotency-Key`.
+    :param is_expiring: whether PostgreSQL has an upload as expired; what is left of that is being removed.
     :param datasets: the datasets that an upload may name.
     :param max_file_bytes: bound for a file; `settings.max_file_bytes` but in tests.
     """
@@ -83,6 +86,7 @@ class Uploads:
     budget: ByteBudget
     leftovers: Leftovers
     claims: KeyClaims
+    is_expiring: Callable[[UUID], Awaitable[bool]]
     max_file_bytes: int
     datasets: Collection[str] = (DEFAULT_DATASET,)
     #: Uploads under way, by the key of their data: several may have one id.
@@ -119,8 +123,27 @@ async def receive_upload(
             # Whoever held the claim before may have stored the upload since we looked.
             first = await read_manifest(uploads.store, upload_id)
             if first is None:
+                await _check_not_expiring(uploads, upload_id)
                 return await _Upload(uploads, upload_id, request, derived=True).run()
     return await replay(first, request.stream, request.form, request.fields, uploads.settings)
+
+
+async def _check_not_expiring(uploads: Uploads, upload_id: UUID) -> None:
+    """An upload that is being removed takes the marker of its id with it: the next one has to wait.
+
+    A database that is away stops no upload: it is away for the janitor too.
+
+    :raises Failure: `idempotency_key_in_use`.
+    """
+    try:
+        async with asyncio.timeout(_DATABASE_SECONDS):
+            expiring = await uploads.is_expiring(upload_id)
+    except (Failure, TimeoutError) as exc:
+        log.info("upload.expiry_unknown", upload_id=str(upload_id), error=repr(exc))
+        return
+    if expiring:
+        detail = "The upload with this Idempotency-Key has expired and is just being removed; ask again in a minute."
+        raise Failure("idempotency_key_in_use", detail, retryAfterSeconds=60, uploadId=str(upload_id))
 
 
 @dataclass(frozen=True, slots=True)

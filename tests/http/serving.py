@@ -80,7 +80,15 @@ async def serve(
         ledger = Ledger(pool)
         manifests = Manifests(store)
         limit = settings.max_file_bytes if max_file_bytes is None else max_file_bytes
-        uploads = Uploads(settings, store, ByteBudget(settings.upload_budget_bytes), leftovers, KeyClaims(redis), limit)
+        uploads = Uploads(
+            settings,
+            store,
+            ByteBudget(settings.upload_budget_bytes),
+            leftovers,
+            KeyClaims(redis),
+            ledger.is_expired,
+            limit,
+        )
         app = make_web_app(
             Collaborators(
                 receive=functools.partial(receive_upload, uploads),

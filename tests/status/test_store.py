@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import msgspec
@@ -124,3 +124,16 @@ async def failing(store: StatusStore, *, attempts: int = 3) -> None:
             with pytest.raises(Failure) as failed:
                 await call()
         assert (failed.value.code, failed.value.transient) == ("queue_unavailable", True)
+
+
+async def test_a_later_upload_with_the_id_begins_anew(redis: Redis) -> None:
+    """With an `Idempotency-Key` an id can come back after its first upload has expired."""
+    store = StatusStore(redis, ttl_seconds=10)
+    upload_id = uuid4()
+    old = record(upload_id, status="completed", revision=5)
+    new = msgspec.structs.replace(record(upload_id, status="uploaded", revision=0), created_at=NOW + timedelta(days=8))
+    await store.write(old)
+    await store.write(new)
+    assert await store.read(upload_id) == new
+    await store.write(old)
+    assert await store.read(upload_id) == new

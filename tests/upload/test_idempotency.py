@@ -15,6 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from stream_api.config import MIB, Settings
+from stream_api.ledger.expiry import Expiry
+from stream_api.ledger.pool import open_pool
 from stream_api.load.loader import intake_of
 from stream_api.storage.manifests import read_manifest
 from stream_api.upload.claims import claim_key
@@ -265,3 +267,33 @@ async def test_a_killed_client_may_try_again_at_once(small_each_store: Settings,
         await claim_is_free(serving)
         assert (await post(serving, body))[::2] == (202, False)
         await check_one_is_stored(serving, bucket_each_store, BIG)
+
+
+async def test_a_key_whose_upload_is_being_removed_is_in_use_and_then_free(small: Settings, bucket: Bucket) -> None:
+    async with serve(small) as serving, await open_pool(small) as pool:
+        assert (await post(serving, file(BIG) + END))[0] == 202
+        manifest = await read_manifest(serving.store, UPLOAD_ID)
+        assert manifest is not None
+        run = (await serving.ledger.take(intake_of(manifest, table="webhook_events"))).run  # type: ignore[union-attr]
+        await serving.ledger.fail(UPLOAD_ID, run, code="header_mismatch", message="no", extra={})
+        expiry = Expiry(pool)
+        (expired,) = await expiry.expire(retention_seconds=0, limit=10)
+        for key in await asyncio.to_thread(bucket.keys):
+            await serving.store.delete(key)
+        status, document, _ = await post(serving, file(SMALL) + END)
+        assert (status, document["code"]) == (409, "idempotency_key_in_use")
+        await expiry.forget(expired)
+        status, document, replayed = await post(serving, file(SMALL) + END)
+        assert (status, document["status"], replayed) == (202, "uploaded", False)
+        await check_one_is_stored(serving, bucket, SMALL)
+        assert (await serving.get(document["statusUrl"]))[1]["status"] == "uploaded"
+
+
+async def test_without_postgres_a_key_is_as_good(small: Settings, bucket: Bucket) -> None:
+    url = small.database_url.get_secret_value()
+    async with FaultProxy.before(url) as proxy:
+        await proxy.stall()
+        async with serve(change(small, database_url=SecretStr(proxy.url(url)))) as serving:
+            async with asyncio.timeout(20):
+                assert (await post(serving, file(BIG) + END))[::2] == (202, False)
+            await check_one_is_stored(serving, bucket, BIG)
