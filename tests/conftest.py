@@ -124,7 +124,7 @@ def own_postgres(server_folder: Path) -> Iterator[Postgres]:
     """A PostgreSQL server for this test alone, with the migrations applied to its database."""
     server = Postgres(server_folder / f"postgres-{uuid.uuid4().hex}", durable=False)
     server.start()
-    _migrate(server.dsn)
+    migrate_database(server.dsn)
     yield server
     server.stop()
     shutil.rmtree(server.folder, ignore_errors=True)
@@ -164,7 +164,7 @@ def migrated_template(postgres: Postgres) -> str:
     """A database with all migrations, to be copied: that is faster than to migrate each."""
     name = "migrated_template"
     postgres.execute(f'CREATE DATABASE "{name}" TEMPLATE template0', database="postgres")
-    _migrate(postgres.dsn_for(name))
+    migrate_database(postgres.dsn_for(name))
     return name
 
 
@@ -210,12 +210,12 @@ def bucket_each_store(s3_server: Store) -> Iterator[Bucket]:
 
 @pytest.fixture
 def settings(database: str, redis_url: str, bucket: Bucket) -> Settings:
-    return _settings(database, redis_url, bucket)
+    return make_settings(database, redis_url, bucket)
 
 
 @pytest.fixture
 def settings_each_store(database: str, redis_url: str, bucket_each_store: Bucket) -> Settings:
-    return _settings(database, redis_url, bucket_each_store)
+    return make_settings(database, redis_url, bucket_each_store)
 
 
 @pytest.fixture
@@ -230,7 +230,8 @@ def kept_logging() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def _settings(database_url: str, redis_url: str, bucket: Bucket) -> Settings:
+def make_settings(database_url: str, redis_url: str, bucket: Bucket) -> Settings:
+    """Settings for these servers."""
     return Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr(redis_url),
@@ -244,7 +245,8 @@ def _settings(database_url: str, redis_url: str, bucket: Bucket) -> Settings:
     )
 
 
-def _migrate(database_url: str) -> None:
+def migrate_database(database_url: str) -> None:
+    """Apply all migrations. Blocks."""
     try:
         from stream_api.ledger.migrate import migrate  # noqa: PLC0415 - another part of the project, being built
     except ImportError:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import Popen
-from typing import Any, Literal
+from typing import Any, ClassVar, Final, Literal
 from uuid import uuid4
 
 import aiohttp
@@ -46,14 +46,18 @@ class Service:
     :param values: settings for this process, by their names in `Settings`.
     """
 
+    #: What Python runs.
+    module: ClassVar[str] = "stream_api"
+
     def __init__(
         self, role: Literal["serve", "worker"], settings: Settings, folder: Path, *options: str, **values: object
     ) -> None:
+        self.role: Final = role
         self.port = find_port()
         self.log = folder / f"{role}-{uuid4().hex}.log"
         arguments = ["--port", str(self.port)] if role == "serve" else []
         self.process: Popen[bytes] = spawn(
-            [sys.executable, "-m", "stream_api", role, *arguments, *options],
+            [sys.executable, "-m", self.module, role, *arguments, *options],
             log=self.log,
             environment=environment(settings, **values),
             death_signal=signal.SIGKILL,
@@ -67,6 +71,12 @@ class Service:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         os.kill(self.process.pid, number)
+
+    async def started(self) -> None:
+        """Wait until it has begun to serve."""
+        event = "serve.listening" if self.role == "serve" else "worker.started"
+        await until(lambda: self.process.poll() is not None or self.logged(event))
+        assert self.process.poll() is None, self.log.read_text()
 
     async def ended(self) -> int:
         """Wait for its end; its exit code."""
@@ -104,11 +114,7 @@ async def running(
     """A process that has begun to serve; killed on leaving if it still runs."""
     service = Service(role, settings, folder, *options, **values)
     try:
-        if role == "serve":
-            await until(lambda: service.process.poll() is not None or service.logged("serve.listening"))
-        else:
-            await until(lambda: service.process.poll() is not None or service.logged("worker.started"))
-        assert service.process.poll() is None, service.log.read_text()
+        await service.started()
         yield service
     finally:
         if service.process.poll() is None:

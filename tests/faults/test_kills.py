@@ -1,0 +1,116 @@
+"""Workers that are killed or frozen, at every place of a load and at any moment."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.faults.files import make_file
+from tests.faults.process import PLACES
+from tests.faults.stand import Stand
+from tests.support.service import until
+
+pytestmark = pytest.mark.timeout(180)
+
+FILE = make_file(20_000)
+#: Far enough into the file that something is committed, where a place comes by more than once.
+_OCCURRENCES = {
+    "inside a COPY": 3,
+    "between COPY and ledger row": 4,
+    "between COPY and commit": 5,
+    "after a commit": 6,
+}
+
+
+async def test_a_worker_killed_at_every_place(stand: Stand) -> None:
+    """One load, taken over again and again: each worker dies at the next place, the last one lives."""
+    client = await stand.start_api()
+    upload_id = (await client.upload(FILE.data))["uploadId"]
+    rows = 0
+    for place in PLACES:
+        worker = await stand.start("worker", "--die-at", place, "--die-on", str(_OCCURRENCES.get(place, 1)))
+        assert await worker.ended() == -signal.SIGKILL
+        assert worker.logged("faults.died")
+        before, rows = rows, await stand.check_consistent(upload_id)
+        assert rows >= before
+        if place == "after a commit":
+            assert before < rows < FILE.good
+    await stand.check_table(FILE)
+    await stand.start("worker")
+    await stand.check_loaded(client, upload_id, FILE)
+    await stand.check_stopped()
+
+
+@pytest.mark.parametrize("seed", range(1, 2))
+async def test_workers_killed_at_random_moments_until_the_load_ends(stand: Stand, seed: int) -> None:
+    rng = random.Random(seed)
+    client = await stand.start_api()
+    await stand.postgres.throttle(300_000, "up")
+    upload_id = (await client.upload(FILE.data))["uploadId"]
+    kills = 0
+    while (await client.status(upload_id))["status"] != "completed":
+        worker = await stand.start("worker")
+        deadline = time.monotonic() + rng.uniform(0.1, 4)
+        await until(lambda: time.monotonic() > deadline)  # noqa: B023
+        await worker.kill()
+        kills += 1
+        await stand.check_consistent(upload_id)
+    assert kills > 1
+    await stand.postgres.restore()
+    await stand.start("worker")
+    await stand.check_loaded(client, upload_id, FILE)
+    await stand.check_stopped()
+
+
+async def test_a_worker_frozen_past_its_lease_changes_nothing(stand: Stand) -> None:
+    client = await stand.start_api()
+    await stand.postgres.throttle(500_000, "up")
+    upload_id = (await client.upload(FILE.data))["uploadId"]
+    frozen = await stand.start("worker")
+    await client.until(upload_id, lambda status: bool(status["rowsProcessed"]))
+    frozen.signal(signal.SIGSTOP)
+    second = await stand.start("worker", through=stand.settings)
+    started = time.monotonic()
+    status = await client.end(upload_id)
+    # The lease of 2 s, the look for stalled jobs, and the load: a lock that is waited for would take 10 s at least.
+    assert time.monotonic() - started < 9
+    await stand.check_table(FILE)
+    assert status["run"] == 2
+    await stand.postgres.restore()
+    frozen.signal(signal.SIGCONT)
+    # Whichever it notices first.
+    await until(lambda: any(map(frozen.logged, ("load.interrupted", "load.run_lost", "jobs.lease_lost"))))
+    assert not frozen.logged("load.completed")
+    assert second.logged("load.completed")
+    assert await stand.check_loaded(client, upload_id, FILE) == status
+    await stand.check_stopped()
+
+
+async def test_two_workers_frozen_in_turns(stand: Stand) -> None:
+    """One is frozen as soon as it has committed something, and wakes up when the other one is frozen."""
+    client = await stand.start_api()
+    await stand.postgres.throttle(400_000, "up")
+    upload_id = (await client.upload(FILE.data))["uploadId"]
+    awake, asleep = await stand.start("worker"), await stand.start("worker")
+    asleep.signal(signal.SIGSTOP)
+    seen = 0
+    for _ in range(3):
+        # The sleeper may be the one that has the job: then the other one takes it over.
+        status = await client.until(
+            upload_id,
+            lambda status: status["rowsProcessed"] > seen or status["status"] == "completed",  # noqa: B023
+        )
+        if status["status"] == "completed":
+            break
+        seen = status["rowsProcessed"]
+        awake.signal(signal.SIGSTOP)
+        asleep.signal(signal.SIGCONT)
+        awake, asleep = asleep, awake
+        await stand.check_consistent(upload_id)
+    await stand.postgres.restore()
+    asleep.signal(signal.SIGCONT)
+    await stand.check_loaded(client, upload_id, FILE)
+    await stand.check_stopped()
