@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import UUID
 
 import pyarrow as pa
 import structlog
 from redis.asyncio import Redis
 
 from stream_api.config import Settings
+from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.stopping import Stopping
 from stream_api.flow.tasks import cancel_and_wait
@@ -26,9 +28,10 @@ from stream_api.http.app import make_runner, make_web_app
 from stream_api.http.collaborators import Collaborators
 from stream_api.http.listener import BoundedSite, open_listener
 from stream_api.http.stopping import UnderWay
-from stream_api.jobs.queue import LoadQueue
+from stream_api.jobs.queue import LoadQueue, WebhookQueue
 from stream_api.jobs.reconciler import Reconciler
-from stream_api.jobs.worker import LoadWorker
+from stream_api.jobs.worker import LoadWorker, webhook_worker
+from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import Pool, open_pool
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
@@ -44,6 +47,9 @@ from stream_api.upload.client import Body
 from stream_api.upload.leftovers import open_leftovers
 from stream_api.upload.pipeline import Uploads, receive_upload
 from stream_api.upload.replay import Received
+from stream_api.webhooks.delivery import Deliverer
+from stream_api.webhooks.sender import Resolver, Sender
+from stream_api.webhooks.sweep import keep_sweeping
 
 log = structlog.get_logger()
 Result = TypeVar("Result")
@@ -58,6 +64,8 @@ _M_ARENA_MAX = -8
 _ABORT_SECONDS = 6.0
 #: A shell's exit code for a process that a signal has ended is this and the signal's number.
 _SIGNALLED = 128
+#: A load that has ended waits so long at most for its webhook to get a job; the sweep makes up for what fails.
+_ENQUEUE_WEBHOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +79,31 @@ class Services:
     statuses: StatusStore
     queue: LoadQueue
     redis: Redis
+    outbox: Outbox
+    webhooks: WebhookQueue
 
     async def announce(self, row: UploadRow) -> None:
         """Tell whoever waits for it that an upload has ended. Raises nothing; may be called again for the same end."""
         log.info("upload.ended", upload_id=str(row.id), state=row.state, run=row.run)
+        await self._drive_webhook(row)
+
+    async def send_webhook_again(self, upload_id: UUID) -> UploadRow:
+        """Begin the delivery of an ended upload's webhook anew.
+
+        :raises Failure: as `Outbox.rearm`.
+        """
+        row = await self.outbox.rearm(upload_id)
+        await self._drive_webhook(row)
+        return row
+
+    async def _drive_webhook(self, row: UploadRow) -> None:
+        if row.webhook_state != "pending":
+            return
+        try:
+            async with asyncio.timeout(_ENQUEUE_WEBHOOK_SECONDS):
+                await self.webhooks.ensure(row.id, row.webhook_round)
+        except (Failure, TimeoutError) as error:
+            log.warning("webhooks.not_enqueued", upload_id=str(row.id), error=f"{type(error).__name__}: {error}")
 
 
 @asynccontextmanager
@@ -89,7 +118,29 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         queue = LoadQueue(settings)
         stack.push_async_callback(queue.close)
         statuses = StatusStore(redis, ttl_seconds=settings.status_ttl_seconds)
-        yield Services(settings, store, pool, Ledger(pool), statuses, queue, redis)
+        webhooks = WebhookQueue(settings)
+        stack.push_async_callback(webhooks.close)
+        yield Services(settings, store, pool, Ledger(pool), statuses, queue, redis, Outbox(pool), webhooks)
+
+
+@asynccontextmanager
+async def run_webhooks(services: Services) -> AsyncIterator[None]:
+    """Webhooks are delivered while the body runs; on leaving, what is under way is left to other workers."""
+    settings = services.settings
+    resolver = Resolver()
+    reporter = Reporter(services.statuses)
+    deliverer = Deliverer(settings, services.outbox, Sender(settings, resolver), reporter.bring_up_to)
+    worker = webhook_worker(settings, deliverer.deliver)
+    await worker.start()
+    sweeping = asyncio.create_task(
+        keep_sweeping(services.outbox, services.webhooks.ensure, interval_seconds=settings.webhook_sweep_seconds),
+        name="webhook-sweep",
+    )
+    try:
+        yield
+    finally:
+        await asyncio.gather(cancel_and_wait(sweeping), worker.stop())
+        await resolver.close()
 
 
 @asynccontextmanager
@@ -157,6 +208,7 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             rows=services.ledger,
             queue=services.queue,
             manifests=Manifests(services.store),
+            send_webhook=services.send_webhook_again,
             checks={
                 "storage": services.store.check,
                 "database": services.ledger.check,
@@ -200,6 +252,7 @@ async def serve(settings: Settings, *, worker: bool) -> None:
         try:
             site = await api.enter_async_context(run_api(services, stopping))
             if worker:
+                await working.enter_async_context(run_webhooks(services))
                 await working.enter_async_context(run_worker(services))
             log.info("serve.listening", url=site.name, worker=worker)
             await stopping.wait()
@@ -213,7 +266,7 @@ async def work(settings: Settings) -> None:
     """A worker alone, until SIGINT or SIGTERM."""
     stopping = _stopping_on_signals()
     _prepare(settings, api=False, worker=True)
-    async with open_services(settings) as services, run_worker(services):
+    async with open_services(settings) as services, run_webhooks(services), run_worker(services):
         log.info("worker.started")
         await stopping.wait()
         log.info("worker.stopping")

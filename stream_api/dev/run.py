@@ -22,6 +22,9 @@ from stream_api.dev.stack import Stack, StoreName
 from stream_api.ledger.migrate import migrate
 
 _HOST: Final = "127.0.0.1"
+#: Where the receivers of somebody who tries the service out listen.
+_ALLOW: Final = "STREAM_API_WEBHOOK_ALLOW"
+_LOOPBACK: Final = "localhost,127.0.0.0/8,::1"
 _START_TIMEOUT_SECONDS: Final = 60.0
 #: How often dead children are looked for.
 _WATCH_SECONDS: Final = 0.2
@@ -47,11 +50,14 @@ def run(folder: Path, *, store: StoreName = "seaweedfs", port: int | None = None
     with stack:
         # From here on this process and its children have the settings that dev.env gives to others.
         os.environ.update(stack.environment())
+        os.environ.setdefault(_ALLOW, _LOOPBACK)
         settings = Settings() if port is None else Settings(port=port)
         logs.configure(settings.log_format, settings.log_level)
         asyncio.run(migrate(settings))
         chosen = settings.port or find_port()
-        environment = stack.write_environment(extra={"STREAM_API_HOST": _HOST, "STREAM_API_PORT": str(chosen)})
+        environment = stack.write_environment(
+            extra={"STREAM_API_HOST": _HOST, "STREAM_API_PORT": str(chosen), _ALLOW: os.environ[_ALLOW]}
+        )
         if services_only:
             print(f"ready {environment}", flush=True)
             return _watch(stack, None, ended)

@@ -9,6 +9,7 @@ from stream_api.http.health import healthz, readyz
 from stream_api.http.problems import problems
 from stream_api.http.stopping import UnderWay
 from stream_api.http.uploads import get_status, post_retry, post_upload
+from stream_api.http.webhooks import post_webhook
 
 
 def make_web_app(
@@ -33,6 +34,7 @@ def make_web_app(
     app.router.add_post("/upload", post_upload, expect_handler=expect)
     app.router.add_get("/upload/{id}/status", get_status)
     app.router.add_post("/upload/{id}/retry", post_retry, expect_handler=expect)
+    app.router.add_post("/upload/{id}/webhook", post_webhook, expect_handler=expect)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     return app

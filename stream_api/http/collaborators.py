@@ -63,6 +63,7 @@ class Manifests(Protocol):
 class Collaborators:
     """Everything that the handlers need.
 
+    :param send_webhook: begins the delivery of an ended upload's webhook anew (`Services.send_webhook_again`).
     :param checks: for `/readyz`: the name of each service and what raises when it cannot be used.
     :param stopping: the end of the process: what waits for long is answered then.
     """
@@ -72,6 +73,7 @@ class Collaborators:
     rows: Rows
     queue: Queue
     manifests: Manifests
+    send_webhook: Callable[[UUID], Awaitable[UploadRow]]
     checks: Mapping[str, Callable[[], Awaitable[object]]]
     stopping: Stopping
 

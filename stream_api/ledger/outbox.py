@@ -41,8 +41,7 @@ WHERE {_PENDING}
 """)
 _GIVE_UP: Final = updating(f"""
 UPDATE stream_api.uploads
-SET webhook_state = 'failed', webhook_error = coalesce($3, webhook_error), webhook_due = NULL, webhook_at = now(),
-    revision = revision + 1
+SET webhook_state = 'failed', webhook_error = $3, webhook_due = NULL, webhook_at = now(), revision = revision + 1
 WHERE {_PENDING}
 """)
 _REARM: Final = updating("""
@@ -56,6 +55,9 @@ SELECT id, webhook_round FROM stream_api.uploads
 WHERE webhook_state = 'pending' AND webhook_due <= now() - $1::float8 * interval '1 second'
 ORDER BY webhook_due LIMIT $2
 """
+
+#: The error of a try whose outcome nobody knows.
+INTERRUPTED: Final = "webhook_interrupted: the worker stopped or was lost while it sent; the webhook may have arrived"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,8 @@ class Outbox:
     async def claim(self, delivery: Delivery, *, lease_seconds: float, max_attempts: int) -> UploadRow | NotDue | None:
         """Count a try and make it ours for so long.
 
-        :returns: the row, with the try counted; `NotDue`; `None` when there is nothing to deliver any more, which is
-            also so when the tries are used up: it is then recorded as failed.
+        :returns: the row, with the try counted; or, in the state `failed`, when the tries are used up and the last of
+            them was cut off, as is then recorded; `NotDue`; `None` when there is nothing to deliver any more.
         """
         async with using(self._pool) as connection:
             row = await connection.fetchrow(_CLAIM, delivery.upload_id, delivery.round, lease_seconds, max_attempts)
@@ -99,9 +101,8 @@ class Outbox:
                 return None
             if seen["seconds"] > 0 or seen["webhook_attempts"] < max_attempts:
                 return NotDue(seen["seconds"])
-            # The last try was begun by somebody who died under it.
-            await connection.fetchrow(_GIVE_UP, delivery.upload_id, delivery.round, None)
-            return None
+        # The last try was begun by somebody who died under it.
+        return await self.give_up(delivery, error=INTERRUPTED)
 
     async def delivered(self, delivery: Delivery) -> UploadRow | None:
         """Record that the receiver has taken it. `None` when another round has begun."""

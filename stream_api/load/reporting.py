@@ -72,6 +72,20 @@ class Reporter:
         except Failure as unwritten:
             log.warning("load.status_not_written", code=unwritten.code, detail=unwritten.detail)
 
+    async def bring_up_to(self, row: UploadRow) -> None:
+        """Let the record say what the row says, if there is one: without, the status is answered from the row itself.
+
+        For who has no manifest at hand, as when only the state of a webhook has changed.
+        """
+        try:
+            record = await self._statuses.read(row.id)
+            if record is not None:
+                await self._statuses.write(
+                    record_of_row(row, file_name=record.file_name, size_bytes=record.size_bytes, sha256=record.sha256)
+                )
+        except Failure as failure:
+            log.warning("load.status_not_written", code=failure.code, detail=failure.detail)
+
     @asynccontextmanager
     async def following(
         self, manifest: Manifest, row: UploadRow
@@ -121,8 +135,13 @@ def add_segment(row: UploadRow, figures: SegmentFigures) -> UploadRow:
 
 def status_record(manifest: Manifest, row: UploadRow) -> StatusRecord:
     """The record that an upload's row stands for."""
+    return record_of_row(row, file_name=manifest.file_name, size_bytes=manifest.size_bytes, sha256=manifest.sha256)
+
+
+def record_of_row(row: UploadRow, *, file_name: str | None, size_bytes: int, sha256: str) -> StatusRecord:
+    """The record that an upload's row stands for, with what only the manifest says of the file."""
     return StatusRecord(
-        upload_id=manifest.upload_id,
+        upload_id=row.id,
         status=row.state,
         rows_read=row.rows_read,
         rows_processed=row.rows_processed,
@@ -133,9 +152,9 @@ def status_record(manifest: Manifest, row: UploadRow) -> StatusRecord:
         rejected=row.rejected,
         progress=row.progress,
         error=row.error,
-        file_name=manifest.file_name,
-        size_bytes=manifest.size_bytes,
-        sha256=manifest.sha256,
+        file_name=file_name,
+        size_bytes=size_bytes,
+        sha256=sha256,
         dataset=row.dataset,
         run=row.run,
         revision=row.revision,

@@ -59,7 +59,9 @@ class Form:
 def check_callback_url(value: str) -> str:
     """A URL as it is to be called.
 
-    :raises Failure: `callback_url_invalid` unless it is an absolute http or https URL with a host.
+    Whether webhooks may go to its address is judged when one is sent: what a name resolves to can change.
+
+    :raises Failure: `callback_url_invalid` unless it is an absolute http or https URL with a host and no credentials.
     """
     if len(value) > MAX_CALLBACK_URL_CHARS:
         raise Failure("callback_url_invalid", f"callbackUrl is longer than {MAX_CALLBACK_URL_CHARS} characters.")
@@ -72,6 +74,10 @@ def check_callback_url(value: str) -> str:
         raise Failure("callback_url_invalid", "callbackUrl cannot be parsed.") from exc
     if not usable:
         raise Failure("callback_url_invalid", "callbackUrl must be an absolute http or https URL with a host.")
+    if url.user is not None or url.password is not None:
+        # They would be stored, and shown to whoever sees the upload's row.
+        detail = "callbackUrl must not contain a user or a password; webhooks can be signed instead."
+        raise Failure("callback_url_invalid", detail)
     return str(url)
 
 

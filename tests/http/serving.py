@@ -19,6 +19,7 @@ from stream_api.http.app import make_runner, make_web_app
 from stream_api.http.collaborators import Collaborators
 from stream_api.http.listener import BoundedSite, open_listener
 from stream_api.jobs.queue import LoadQueue
+from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import open_pool
 from stream_api.ledger.uploads import Ledger
 from stream_api.status.connection import open_redis
@@ -96,6 +97,7 @@ async def serve(
                 rows=ledger,
                 queue=queue,
                 manifests=manifests,
+                send_webhook=Outbox(pool).rearm,
                 checks={"storage": store.check, "database": ledger.check} if checks is None else checks,
                 stopping=Stopping(),
             ),
