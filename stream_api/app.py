@@ -30,6 +30,7 @@ from stream_api.http.listener import BoundedSite, open_listener
 from stream_api.http.stopping import UnderWay
 from stream_api.jobs.queue import LoadQueue, WebhookQueue
 from stream_api.jobs.reconciler import Reconciler
+from stream_api.jobs.signals import Signals
 from stream_api.jobs.worker import LoadWorker, webhook_worker
 from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import Pool, open_pool
@@ -40,7 +41,8 @@ from stream_api.load.reporting import Reporter
 from stream_api.memory import check_memory
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
-from stream_api.storage.manifests import Manifests
+from stream_api.storage.cleanup import clean_up_ended
+from stream_api.storage.manifests import Manifest, Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
 from stream_api.upload.claims import KeyClaims
 from stream_api.upload.client import Body
@@ -81,11 +83,12 @@ class Services:
     redis: Redis
     outbox: Outbox
     webhooks: WebhookQueue
+    signals: Signals
 
     async def announce(self, row: UploadRow) -> None:
         """Tell whoever waits for it that an upload has ended. Raises nothing; may be called again for the same end."""
         log.info("upload.ended", upload_id=str(row.id), state=row.state, run=row.run)
-        await self._drive_webhook(row)
+        await asyncio.gather(self.signals.tell_ended(row.id), self._drive_webhook(row))
 
     async def send_webhook_again(self, upload_id: UUID) -> UploadRow:
         """Begin the delivery of an ended upload's webhook anew.
@@ -105,6 +108,13 @@ class Services:
         except (Failure, TimeoutError) as error:
             log.warning("webhooks.not_enqueued", upload_id=str(row.id), error=f"{type(error).__name__}: {error}")
 
+    async def clean_up(self, manifest: Manifest, row: UploadRow) -> None:
+        """Remove what an upload in this end state needs no more.
+
+        :raises Failure: of the store or the ledger; it can be done again.
+        """
+        await clean_up_ended(self.store, manifest, state=row.state, has_ended=self.ledger.has_ended)
+
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
@@ -120,7 +130,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         statuses = StatusStore(redis, ttl_seconds=settings.status_ttl_seconds)
         webhooks = WebhookQueue(settings)
         stack.push_async_callback(webhooks.close)
-        yield Services(settings, store, pool, Ledger(pool), statuses, queue, redis, Outbox(pool), webhooks)
+        signals = Signals(redis)
+        receiving = asyncio.create_task(signals.run(), name="signals")
+        stack.push_async_callback(cancel_and_wait, receiving)
+        yield Services(settings, store, pool, Ledger(pool), statuses, queue, redis, Outbox(pool), webhooks, signals)
 
 
 @asynccontextmanager
@@ -172,7 +185,8 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
         await worker.start()
         reconciling = asyncio.create_task(reconciler.run(), name="reconciler")
         try:
-            yield worker
+            with services.signals.cancelling(worker.cancel):
+                yield worker
         finally:
             await asyncio.gather(cancel_and_wait(reconciling), worker.stop())
 
@@ -209,6 +223,11 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             queue=services.queue,
             manifests=Manifests(services.store),
             send_webhook=services.send_webhook_again,
+            signals=services.signals,
+            announce=services.announce,
+            clean_up=services.clean_up,
+            target_table=settings.target_table,
+            max_wait_seconds=settings.max_wait_seconds,
             checks={
                 "storage": services.store.check,
                 "database": services.ledger.check,

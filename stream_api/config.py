@@ -223,6 +223,10 @@ class Settings(BaseSettings):
     s3_backoff_seconds: Annotated[float, Field(gt=0)] = 0.25
     """Pause before the second try; doubled before each further one, with jitter, up to 10 s."""
 
+    # -- waiting clients -------------------------------------------------------------------------------------
+    max_wait_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """The longest that `?wait=` keeps a request open, one of `max_connections`; `wait=true` means this long."""
+
     # -- jobs ------------------------------------------------------------------------------------------------
     job_lease_seconds: Annotated[float, Field(ge=2)] = 6.0
     """A killed worker's load is taken over after about this long. Below 2 s a busy loop can lose its lease."""

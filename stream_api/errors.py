@@ -49,6 +49,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "upload_not_found": ErrorCode(404, "There is no such upload"),
     "upload_not_failed": ErrorCode(409, "Only a failed upload can be retried"),
     "upload_completed": ErrorCode(409, "The upload is completed and cannot be cancelled"),
+    "upload_cancelled": ErrorCode(409, "The upload was cancelled"),
     "upload_not_ended": ErrorCode(409, "The upload has not ended yet"),
     "webhook_missing": ErrorCode(409, "The upload has no callbackUrl"),
     "upload_gone": ErrorCode(410, "The upload's data is no longer stored"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
+from stream_api.http.cancelling import delete_upload
 from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.health import healthz, readyz
 from stream_api.http.problems import problems
@@ -35,6 +36,7 @@ def make_web_app(
     app.router.add_get("/upload/{id}/status", get_status)
     app.router.add_post("/upload/{id}/retry", post_retry, expect_handler=expect)
     app.router.add_post("/upload/{id}/webhook", post_webhook, expect_handler=expect)
+    app.router.add_delete("/upload/{id}", delete_upload, expect_handler=expect)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     return app

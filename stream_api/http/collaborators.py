@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
@@ -10,7 +12,7 @@ from uuid import UUID
 from aiohttp import web
 
 from stream_api.flow.stopping import Stopping
-from stream_api.ledger.rows import UploadRow
+from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
 from stream_api.upload.client import Body
@@ -38,13 +40,25 @@ class Rows(Protocol):
 
     async def get(self, upload_id: UUID, /) -> UploadRow | None: ...  # noqa: D102
 
+    async def has_ended(self, upload_id: UUID, /) -> bool: ...  # noqa: D102
+
     async def reopen(self, upload_id: UUID, /) -> UploadRow: ...  # noqa: D102
+
+    async def cancel(self, intake: Intake, /) -> UploadRow: ...  # noqa: D102
 
 
 class Queue(Protocol):
     """The queue of loads (`jobs.queue.LoadQueue`)."""
 
     async def enqueue(self, upload_id: UUID, /) -> None: ...  # noqa: D102
+
+
+class Signals(Protocol):
+    """Signals to and from other processes (`jobs.signals.Signals`)."""
+
+    async def tell_cancelled(self, upload_id: UUID, /) -> None: ...  # noqa: D102
+
+    def waiting(self, upload_id: UUID, /) -> AbstractContextManager[asyncio.Event]: ...  # noqa: D102
 
 
 class Manifests(Protocol):
@@ -64,6 +78,11 @@ class Collaborators:
     """Everything that the handlers need.
 
     :param send_webhook: begins the delivery of an ended upload's webhook anew (`Services.send_webhook_again`).
+    :param signals: of the ends of uploads, and to the workers of those that are cancelled.
+    :param announce: tells whoever waits for it that an upload has ended. Raises nothing.
+    :param clean_up: removes what an upload in this end state needs no more; raises `Failure` of the store or ledger.
+    :param target_table: of the built-in dataset.
+    :param max_wait_seconds: the longest that a request waits for the end of an upload.
     :param checks: for `/readyz`: the name of each service and what raises when it cannot be used.
     :param stopping: the end of the process: what waits for long is answered then.
     """
@@ -74,6 +93,11 @@ class Collaborators:
     queue: Queue
     manifests: Manifests
     send_webhook: Callable[[UUID], Awaitable[UploadRow]]
+    signals: Signals
+    announce: Callable[[UploadRow], Awaitable[None]]
+    clean_up: Callable[[Manifest, UploadRow], Awaitable[None]]
+    target_table: str
+    max_wait_seconds: float
     checks: Mapping[str, Callable[[], Awaitable[object]]]
     stopping: Stopping
 

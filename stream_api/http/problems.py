@@ -24,7 +24,10 @@ _CODES_OF_STATUS: Final = {
     HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
 }
 _DEFAULT_RETRY_SECONDS: Final = 5
-_ROUTES: Final = "POST /upload, GET /upload/{id}/status, POST /upload/{id}/retry, GET /healthz, GET /readyz"
+_ROUTES: Final = (
+    "POST /upload, DELETE /upload/{id}, GET /upload/{id}/status, POST /upload/{id}/retry, POST /upload/{id}/webhook, "
+    "GET /healthz, GET /readyz"
+)
 
 
 def problem(

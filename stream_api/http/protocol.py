@@ -36,6 +36,13 @@ class Protocol(web.RequestHandler):
 
     def __init__(self, server: web.Server, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, **_OPTIONS)
+        #: Set when the client has left, or the connection is lost for another reason.
+        self.gone: Final = asyncio.Event()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection has ended, whoever ended it."""
+        self.gone.set()
+        super().connection_lost(exc)
 
     def handle_error(
         self,

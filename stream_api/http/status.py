@@ -28,7 +28,7 @@ def upload_id_of(request: web.Request) -> UUID:
     try:
         return UUID(text)
     except ValueError as exc:
-        raise _not_found() from exc
+        raise not_found() from exc
 
 
 def status_url(upload_id: UUID) -> str:
@@ -37,12 +37,13 @@ def status_url(upload_id: UUID) -> str:
 
 
 async def find_document(collaborators: Collaborators, upload_id: UUID) -> dict[str, Any]:
-    """The status document of an upload.
+    """The status document of an upload; `stale` says that more may have happened than could be seen.
 
     :raises Failure: `upload_not_found` only when Redis, Postgres and S3 have all said no; otherwise the failure of the
         last of them that could not be asked.
     """
     unknown: Failure | None = None
+    stale = False
     try:
         record = await collaborators.statuses.read(upload_id)
         if record is not None:
@@ -53,7 +54,7 @@ async def find_document(collaborators: Collaborators, upload_id: UUID) -> dict[s
     try:
         row = await collaborators.rows.get(upload_id)
     except Failure as failure:
-        unknown = failure
+        unknown, stale = failure, True
     manifest: Manifest | None = None
     try:
         manifest = await collaborators.manifests.read(upload_id)
@@ -62,7 +63,7 @@ async def find_document(collaborators: Collaborators, upload_id: UUID) -> dict[s
     if row is not None:
         return document_of_row(row, manifest)[1]
     if manifest is not None:
-        return _document(record_of_manifest(manifest))
+        return _document(record_of_manifest(manifest), stale=stale)
     if unknown is not None:
         log.warning("status.unknown", upload_id=str(upload_id), code=unknown.code)
         raise Failure(
@@ -70,7 +71,7 @@ async def find_document(collaborators: Collaborators, upload_id: UUID) -> dict[s
             f"Whether there is such an upload cannot be said now: {unknown.detail}",
             cause=unknown.code,
         ) from unknown
-    raise _not_found()
+    raise not_found()
 
 
 def record_of_manifest(manifest: Manifest) -> StatusRecord:
@@ -114,12 +115,14 @@ def document_of_row(row: UploadRow, manifest: Manifest | None) -> tuple[StatusRe
     return record, document
 
 
-def _document(record: StatusRecord) -> dict[str, Any]:
+def _document(record: StatusRecord, *, stale: bool = False) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(record)
     del document["revision"]  # it orders the copies of a record, and says nothing to a client
+    document["stale"] = stale
     document["statusUrl"] = status_url(record.upload_id)
     return document
 
 
-def _not_found() -> Failure:
+def not_found() -> Failure:
+    """What is said of an upload that nobody knows."""
     return Failure("upload_not_found", "There is no upload with this id.")

@@ -15,6 +15,8 @@ from stream_api.errors import Failure
 from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.json import json_response
 from stream_api.http.status import document_of_row, find_document, record_of_manifest, status_url, upload_id_of
+from stream_api.http.waiting import wait_for_end, wait_seconds_of, why_not_completed
+from stream_api.ledger.rows import ENDED
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
 
@@ -28,8 +30,12 @@ _REPLAYED: Final = "Idempotency-Replayed"
 
 
 async def post_upload(request: web.Request) -> web.Response:
-    """Take in a file. 202 means that it is stored."""
+    """Take in a file. 202 means that it is stored; 200, after `?wait=`, that its rows are in the table.
+
+    :raises Failure: after `?wait=`, with `uploadId`, also when the upload has ended otherwise.
+    """
     collaborators = request.app[COLLABORATORS]
+    seconds = wait_seconds_of(request)
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
     if encoding != "identity":
         detail = f"Content-Encoding {encoding[:100]!r} is not supported: send the form as it is."
@@ -42,8 +48,17 @@ async def post_upload(request: web.Request) -> web.Response:
     else:
         await _tell_redis(collaborators, record_of_manifest(manifest))
     url = status_url(manifest.upload_id)
+    headers[hdrs.LOCATION] = url
+    if seconds is not None:
+        row = await wait_for_end(request, manifest.upload_id, seconds)
+        if row is not None and row.state != "completed":
+            raise why_not_completed(row)
+        if row is not None:
+            return json_response(document_of_row(row, manifest)[1], headers=headers)
+        known = await _best_effort(manifest.upload_id, "status", find_document(collaborators, manifest.upload_id))
+        status = status if known is None else known["status"]
     document = {"uploadId": str(manifest.upload_id), "status": status, "statusUrl": url}
-    return json_response(document, status=HTTPStatus.ACCEPTED, headers={hdrs.LOCATION: url, **headers})
+    return json_response(document, status=HTTPStatus.ACCEPTED, headers=headers)
 
 
 async def post_retry(request: web.Request) -> web.Response:
@@ -53,6 +68,11 @@ async def post_retry(request: web.Request) -> web.Response:
     manifest = await collaborators.manifests.read(upload_id)
     if manifest is None:
         raise await _why_not_stored(collaborators, upload_id)
+    if not await collaborators.manifests.has_data(manifest):
+        known = await collaborators.rows.get(upload_id)
+        if known is not None and known.state == "failed":
+            raise Failure("upload_gone", "The upload's data is no longer stored.", uploadStatus=known.state)
+        # Of any other state the row itself says why it cannot be retried.
     # Before the row says that there is something to do: from then on the marker is what a lost job is rebuilt from.
     await collaborators.manifests.mark_pending(upload_id)
     try:
@@ -72,8 +92,18 @@ async def post_retry(request: web.Request) -> web.Response:
 
 
 async def get_status(request: web.Request) -> web.Response:
-    """All that a client may know of an upload."""
-    document = await find_document(request.app[COLLABORATORS], upload_id_of(request))
+    """All that a client may know of an upload; with `?wait=`, when it has ended or the time is over."""
+    collaborators = request.app[COLLABORATORS]
+    upload_id, seconds = upload_id_of(request), wait_seconds_of(request)
+    document = await find_document(collaborators, upload_id)
+    if seconds is not None and document["status"] not in ENDED:
+        row = await wait_for_end(request, upload_id, seconds)
+        if row is None:
+            document = await find_document(collaborators, upload_id)
+        else:
+            # Redis need not know of the end yet.
+            manifest = await _best_effort(upload_id, "manifest", collaborators.manifests.read(upload_id))
+            document = document_of_row(row, manifest)[1]
     return json_response(document, headers={hdrs.CACHE_CONTROL: "no-store"})
 
 

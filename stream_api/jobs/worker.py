@@ -58,6 +58,9 @@ class Backoff:
         return full_jitter(attempt, base_seconds=self.base_seconds, cap_seconds=self.cap_seconds)
 
 
+Reason = Literal["shutdown", "lease lost", "cancelled"]
+
+
 @dataclass(eq=False)
 class _Running:
     """A job under way in this process."""
@@ -65,12 +68,12 @@ class _Running:
     job_id: str
     task: asyncio.Task[float | None]
     #: Why it is being cancelled, if it is.
-    reason: Literal["shutdown", "lease lost"] | None = None
+    reason: Reason | None = None
     #: Has a result when it was told to stop and had its time for that.
     overdue: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def cancel(self, reason: Literal["shutdown", "lease lost"]) -> None:
+    def cancel(self, reason: Reason) -> None:
         """Ask it to stop; the first reason stands, but for a lost lease, after which nothing is ours to hand back."""
         if self.reason is None:
             self.task.cancel(reason)
@@ -265,6 +268,9 @@ class JobWorker:
             # The job is somebody else's by now; nothing of it is ours to move.
             log.info("jobs.lease_lost", **self._named(running.job_id))
             raise DelayedError from error
+        if running.reason == "cancelled":
+            log.info("jobs.cancelled", **self._named(running.job_id))
+            return
         if running.reason == "shutdown":
             await self._delay(job, token, 0.0)
             log.info("jobs.handed_back", **self._named(running.job_id))
@@ -357,6 +363,12 @@ class LoadWorker(JobWorker):
             ended=self._enqueue_again,
         )
         self._queue = LoadQueue(settings)
+
+    def cancel(self, upload_id: UUID) -> None:
+        """Stop the load of an upload that has been cancelled, if it runs here; its job is then done."""
+        for running in self._running:
+            if upload_of_job(running.job_id) == upload_id:
+                running.cancel("cancelled")
 
     async def stop(self) -> None:
         """As that of `JobWorker`."""

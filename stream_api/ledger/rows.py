@@ -114,6 +114,19 @@ class UploadRow:
     rejected: dict[str, int] = field(default_factory=dict)
 
     @property
+    def intake(self) -> Intake:
+        """What this row was made of, for whoever cannot read the manifest."""
+        return Intake(
+            upload_id=self.id,
+            dataset=self.dataset,
+            table=self.table,
+            size_bytes=self.size_bytes,
+            segment_bytes=self.segment_bytes,
+            callback_url=self.callback_url,
+            created_at=self.created_at,
+        )
+
+    @property
     def ended(self) -> bool:
         """Whether the upload is in an end state."""
         return self.state in ENDED

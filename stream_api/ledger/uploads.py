@@ -229,7 +229,9 @@ class Ledger:
                         raise
                     await connection.fetchval(_TERMINATE, lane_prefix(upload_id), seen["run"])
                     continue
-                if row is None and seen["state"] in ENDED:
+                if row is not None:
+                    return await _recounted(connection, row)
+                if seen["state"] in ENDED:
                     row = await connection.fetchrow(GET, upload_id)
                 if row is None or row["state"] not in ENDED:
                     continue  # taken or retried in this very moment
@@ -238,8 +240,7 @@ class Ledger:
                     raise Failure("upload_completed", detail, uploadStatus="completed")
                 if row["state"] == "expired":
                     raise Failure("upload_gone", "The upload is expired: its data is no longer stored.")
-                if row["state"] == "cancelled":
-                    return UploadRow.from_record(row)
+                return UploadRow.from_record(row)
 
     async def set_plan(self, upload_id: UUID, run: int, plan: bytes) -> bytes:
         """Store the plan of a load, unless it has one by which segments were loaded.
@@ -312,9 +313,9 @@ class Ledger:
         error = msgspec.json.encode(_storable({"code": code, "message": message, **(extra or {})})).decode()
         async with using(self._pool) as connection:
             row = await connection.fetchrow(_FAIL, upload_id, run, error)
-        if row is None:
-            raise RunLost(f"run {run} of upload {upload_id} is over")
-        return UploadRow.from_record(row)
+            if row is None:
+                raise RunLost(f"run {run} of upload {upload_id} is over")
+            return await _recounted(connection, row)
 
     async def reopen(self, upload_id: UUID) -> UploadRow:
         """Let a failed upload be loaded again: failed → uploaded. Of several calls at once one succeeds.
@@ -354,6 +355,17 @@ async def _create(connection: Connection, intake: Intake) -> None:
         intake.callback_url,
         intake.created_at,
     )
+
+
+async def _recounted(connection: Connection, record: asyncpg.Record) -> UploadRow:
+    """The row with totals that nothing is added to any more.
+
+    An update that had to wait for a segment in flight counts the segments as they were when it began.
+    """
+    fresh = await connection.fetchrow(GET, record["id"])
+    if fresh is None or (fresh["state"], fresh["run"]) != (record["state"], record["run"]):
+        return UploadRow.from_record(record)  # retried or expired in this very moment
+    return UploadRow.from_record(fresh)
 
 
 async def _look(connection: Connection, upload_id: UUID) -> asyncpg.Record:

@@ -15,7 +15,7 @@ import structlog
 
 from stream_api.errors import Failure
 from stream_api.flow.tasks import cancel_and_wait
-from stream_api.ledger.rows import UploadRow
+from stream_api.ledger.rows import ENDED, UploadRow
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.status.record import StatusRecord, WebhookRecord
 from stream_api.storage.manifests import Manifest
@@ -67,7 +67,9 @@ class Reporter:
         service = _WAITED_FOR.get(failure.code)
         try:
             record = await self._statuses.read(upload_id)
-            if service is not None and record is not None and (run is None or record.run == run):
+            # One that has ended, cancelled in the meantime, waits for nothing.
+            waits = service is not None and record is not None and record.status not in ENDED
+            if waits and record is not None and (run is None or record.run == run):
                 await self._statuses.write(msgspec.structs.replace(record, waiting_for=service))
         except Failure as unwritten:
             log.warning("load.status_not_written", code=unwritten.code, detail=unwritten.detail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,16 +16,20 @@ from redis.asyncio import Redis
 from stream_api.config import Settings
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.stopping import Stopping
+from stream_api.flow.tasks import cancel_and_wait
 from stream_api.http.app import make_runner, make_web_app
 from stream_api.http.collaborators import Collaborators
 from stream_api.http.listener import BoundedSite, open_listener
 from stream_api.jobs.queue import LoadQueue
+from stream_api.jobs.signals import Signals
 from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import open_pool
+from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
-from stream_api.storage.manifests import Manifests
+from stream_api.storage.cleanup import clean_up_ended
+from stream_api.storage.manifests import Manifest, Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
 from stream_api.upload.claims import KeyClaims
 from stream_api.upload.leftovers import open_leftovers
@@ -46,6 +51,8 @@ class Serving:
     redis: Redis
     uploads: Uploads
     site: BoundedSite
+    signals: Signals
+    stopping: Stopping
 
     async def post(self, data: Any, **options: Any) -> tuple[int, dict[str, Any]]:
         """Upload something; status and document of the answer."""
@@ -80,6 +87,16 @@ async def serve(
         statuses = StatusStore(redis, ttl_seconds=settings.status_ttl_seconds)
         ledger = Ledger(pool)
         manifests = Manifests(store)
+        signals, stopping = Signals(redis), Stopping()
+        receiving = asyncio.create_task(signals.run())
+        stack.push_async_callback(cancel_and_wait, receiving)
+
+        async def announce(row: UploadRow) -> None:
+            await signals.tell_ended(row.id)
+
+        async def clean_up(manifest: Manifest, row: UploadRow) -> None:
+            await clean_up_ended(store, manifest, state=row.state, has_ended=ledger.has_ended)
+
         limit = settings.max_file_bytes if max_file_bytes is None else max_file_bytes
         uploads = Uploads(
             settings,
@@ -98,8 +115,13 @@ async def serve(
                 queue=queue,
                 manifests=manifests,
                 send_webhook=Outbox(pool).rearm,
+                signals=signals,
+                announce=announce,
+                clean_up=clean_up,
+                target_table=settings.target_table,
+                max_wait_seconds=settings.max_wait_seconds,
                 checks={"storage": store.check, "database": ledger.check} if checks is None else checks,
-                stopping=Stopping(),
+                stopping=stopping,
             ),
             content_length_limit=limit,
         )
@@ -112,4 +134,18 @@ async def serve(
         client = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=50), read_bufsize=2**16)
         )
-        yield Serving(site.name, site.port, client, store, ledger, statuses, manifests, queue, redis, uploads, site)
+        yield Serving(
+            site.name,
+            site.port,
+            client,
+            store,
+            ledger,
+            statuses,
+            manifests,
+            queue,
+            redis,
+            uploads,
+            site,
+            signals,
+            stopping,
+        )
