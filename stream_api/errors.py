@@ -67,7 +67,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     # A load.
     "header_mismatch": ErrorCode(422, "The file's header does not fit the table"),
     "table_missing": ErrorCode(422, "The target table does not exist"),
-    "table_denied": ErrorCode(422, "The database role may not write to the target table"),
+    "table_denied": ErrorCode(422, "The target table takes no rows from this service"),
     "disk_full": ErrorCode(507, "The disk of the database is full"),
     "table_changed": ErrorCode(422, "The target table no longer fits the plan of this load"),
     "constraint_violated": ErrorCode(422, "A row violates a constraint of the table"),

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
+import structlog
 
 from stream_api.datasets.plan import Plan
 from stream_api.errors import Failure
@@ -19,6 +20,9 @@ from stream_api.flow.channel import Channel
 from stream_api.ledger.errors import translated
 from stream_api.ledger.segments import SegmentFigures, claim_segment, record_segment
 from stream_api.load.model import Encoded, Int64s
+from stream_api.load.refusals import refusals
+
+log = structlog.get_logger()
 
 #: Binary COPY data begins with its signature, flags and the length of an empty extension, and ends with a count of -1
 #: (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format").
@@ -33,6 +37,11 @@ _COPY_LINE = re.compile(r"\bline (\d+)")
 #: Classes of SQLSTATE that speak of a row: data, integrity, WITH CHECK OPTION, limits (an index row too large), and
 #: what triggers raise (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _ABOUT_A_ROW = frozenset({"22", "23", "44", "54", "P0"})
+
+#: Serialization, deadlock, a lock not had in time: it concerns one transaction, and the connection works on.
+_OF_THE_MOMENT = frozenset({"40001", "40P01", "55P03"})
+#: So often a segment is claimed before such trouble is the load's. Each waits for locks itself.
+_CLAIMS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,20 @@ class Lane:
                 await self._committed(figures)
 
     async def _load(self, stream: SegmentStream) -> SegmentFigures | None:
-        sent = _Sent()
+        """Load a segment. Trouble of the moment in claiming it, which is before its first batch, is its own affair."""
+        for tried in range(1, _CLAIMS + 1):
+            sent = _Sent()
+            try:
+                return await self._transact(stream, sent)
+            except Failure as failure:
+                of_the_moment = failure.extra.get("sqlstate") in _OF_THE_MOMENT and not sent.end
+                if not of_the_moment or tried == _CLAIMS:
+                    raise
+                log.info("load.segment_claimed_again", segment=stream.number, **failure.extra)
+        raise AssertionError
+
+    async def _transact(self, stream: SegmentStream, sent: _Sent) -> SegmentFigures | None:
+        """Fence, ledger row and COPY, in one transaction; `None` where the segment is loaded already."""
         connection = self._connection
         try:
             with translated(connection):
@@ -205,15 +227,16 @@ class Lane:
 
     async def _copy_in(self, source: AsyncIterator[bytes | memoryview], copy_format: Literal["binary", "csv"]) -> int:
         options: dict[str, Any] = {"null": "", "delimiter": ",", "quote": '"'} if copy_format == "csv" else {}
-        tag = await self._connection.copy_to_table(
-            self._plan.table_name,
-            schema_name=self._plan.table_schema,
-            columns=self._plan.column_names,
-            source=source,  # type: ignore[arg-type]  # memoryviews work as well as bytes
-            format=copy_format,
-            encoding="utf8",
-            **options,
-        )
+        with refusals(self._plan.table, self._connection):
+            tag = await self._connection.copy_to_table(
+                self._plan.table_name,
+                schema_name=self._plan.table_schema,
+                columns=self._plan.column_names,
+                source=source,  # type: ignore[arg-type]  # memoryviews work as well as bytes
+                format=copy_format,
+                encoding="utf8",
+                **options,
+            )
         return int(tag.removeprefix("COPY "))
 
 

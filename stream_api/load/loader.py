@@ -29,6 +29,7 @@ from stream_api.load.judge import Judge
 from stream_api.load.parser import Parser
 from stream_api.load.pipeline import Pipeline, Sizes
 from stream_api.load.reader import Hole, RunInThread, find_holes
+from stream_api.load.refusals import refusals
 from stream_api.load.reporting import Reporter
 from stream_api.load.retrying import Attempts, FullDisks
 from stream_api.load.validator import Validator
@@ -43,6 +44,11 @@ log = structlog.get_logger()
 _CHUNK_BYTES = 256 * 1024
 #: How long lanes may take to say goodbye to Postgres before they are cut off.
 _CLOSE_SECONDS = 2.0
+#: What to do about failures that do not say it themselves.
+_ADVICE = {
+    "data_gone": "A retry cannot help: upload the file again.",
+    "data_changed": "Somebody has written to the bucket. Upload the file again.",
+}
 
 
 class Loader:
@@ -100,17 +106,20 @@ class Loader:
             row = await self._to_the_end(manifest)
             if row is not None:
                 self._full_disks.forget(upload_id)
-                await self._settle(manifest, row)
+                try:
+                    await self._settle(manifest, row)
+                except Failure as failure:
+                    log.warning("load.not_settled", state=row.state, code=failure.code, detail=failure.detail)
+                    raise _for_later(failure) from failure
 
     async def _interrupted(self, upload_id: UUID, run: int | None, failure: Failure) -> NoReturn:
         """Leave the load for later.
 
-        :raises Failure: always, and a transient one: a password or a table of ours that is wrong is for the operator
-            to mend; the upload has done nothing to fail for, and waits.
+        :raises Failure: always.
         """
         log.warning("load.interrupted", code=failure.code, detail=failure.detail)
         await self._reporter.waits(upload_id, run, failure)
-        raise Failure(failure.code, failure.detail, transient=True, **failure.extra) from failure
+        raise _for_later(failure) from failure
 
     async def _to_the_end(self, manifest: Manifest) -> UploadRow | None:
         """The row in its end state; `None` when the run was lost."""
@@ -163,7 +172,8 @@ class Loader:
             if failure.transient:
                 return failure
             log.warning("load.failed", code=failure.code, detail=failure.detail)
-            return await self._fail(upload_id, run, failure)
+            advised = f"{failure.detail} {_ADVICE.get(failure.code, '')}".rstrip()
+            return await self._fail(upload_id, run, Failure(failure.code, advised, **failure.extra))
         except Exception:
             error_id = secrets.token_hex(8)
             log.exception("load.crashed", error_id=error_id)
@@ -244,10 +254,11 @@ class Loader:
         As long as nothing is loaded a plan binds nobody: whoever changes the table and retries gets a new one.
         """
         stored = Plan.decode(taken.plan) if taken.plan is not None and taken.segments else None
+        target = stored.table if stored else self._settings.target_table
         with translated():
             async with self._pool.acquire() as connection:
-                with translated(connection):
-                    table = await read_table(connection, stored.table if stored else self._settings.target_table)
+                with translated(connection), refusals(target, connection):
+                    table = await read_table(connection, target)
         if stored is not None:
             check_plan(stored, table)
             return stored
@@ -290,6 +301,13 @@ def intake_of(manifest: Manifest, *, table: str) -> Intake:
         callback_url=manifest.callback_url,
         created_at=manifest.created_at,
     )
+
+
+def _for_later(failure: Failure) -> Failure:
+    """The failure as a transient one: where a password or a table of ours is wrong, which is for the operator to mend,
+    the upload has done nothing to fail for, and waits.
+    """
+    return Failure(failure.code, failure.detail, transient=True, **failure.extra)
 
 
 async def _disconnect(connection: asyncpg.Connection[asyncpg.Record]) -> None:
