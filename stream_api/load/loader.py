@@ -304,8 +304,10 @@ def intake_of(manifest: Manifest, *, table: str) -> Intake:
 
 
 def _for_later(failure: Failure) -> Failure:
-    """The failure as a transient one: where a password or a table of ours is wrong, which is for the operator to mend,
-    the upload has done nothing to fail for, and waits.
+    """The failure as a transient one.
+
+    A password or a table of ours that is wrong is for the operator to mend: the upload has done nothing to fail for,
+    and waits.
     """
     return Failure(failure.code, failure.detail, transient=True, **failure.extra)
 

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import pytest
+import structlog.testing
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
 from stream_api.load import retrying
 from stream_api.load.retrying import Attempts, FullDisks
 from tests.load.test_faults import ROWS, Behind, behind_proxies, finishes, until
+from tests.support.settings import change
 
 FULL = Failure("database_unavailable", "x", sqlstate="53100")
 
@@ -57,6 +59,21 @@ async def test_connections_that_are_reset_do_not_end_the_load(patient: Behind) -
         await until(lambda accepted=accepted: load.done() or patient.postgres.accepted > accepted + 2)  # type: ignore[misc]
     await patient.postgres.restore()
     await completed(patient, load)
+
+
+async def test_a_row_that_somebody_holds_for_a_while_costs_no_attempt(settings: Settings) -> None:
+    # With several lanes one or another of them holds the row all the time, and nobody else gets it.
+    async with behind_proxies(change(settings, lanes=1), load_attempts=1) as behind:
+        manifest = await behind.stored()
+        await behind.postgres.throttle(300_000, "up")
+        load = await behind.begun(manifest)
+        with structlog.testing.capture_logs() as logs:
+            async with behind.direct.pool.acquire() as holder, holder.transaction():
+                await holder.execute("SELECT FROM stream_api.uploads WHERE id = $1 FOR UPDATE", manifest.upload_id)
+                # Longer than a statement of the ledger waits for a lock.
+                await until(lambda: "load.segment_claimed_again" in {entry["event"] for entry in logs})
+            await behind.postgres.restore()
+            assert await completed(behind, load) == 1
 
 
 async def test_an_outage_ends_the_load_for_now_after_some_attempts(
