@@ -12,6 +12,7 @@ import structlog
 
 from stream_api.errors import Failure
 from stream_api.flow.tasks import cancel_and_wait
+from stream_api.storage.errors import AlreadyExists
 from stream_api.storage.keys import data_key, manifest_key
 from stream_api.storage.manifests import (
     Manifest,
@@ -114,7 +115,11 @@ class Transfer:
         await mark_pending(self._store, self.upload_id)
         manifest = manifest_of(self.key, etag)
         self._manifest_tried = True
-        await write_manifest(self._store, manifest)
+        try:
+            await write_manifest(self._store, manifest)
+        except AlreadyExists:
+            self._manifest_tried = False  # that ours is not there is certain
+            raise
         slow = begun.age_seconds > self._slow_commit_seconds
         if slow or self._derived:
             await mark_pending(self._store, self.upload_id)
@@ -155,6 +160,9 @@ class Transfer:
             await self._store.abort_multipart(self.key, known.result() if created else None)
         if self._object_tried:
             await self._store.delete(self.key)
+        if self._manifest_tried and await self._is_ours():
+            # A put that we had given up arrived late, and says that there is data.
+            await self._store.delete(manifest_key(self.upload_id))
 
     async def _is_ours(self) -> bool:
         manifest = await read_manifest(self._store, self.upload_id)
