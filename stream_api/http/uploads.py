@@ -127,6 +127,10 @@ async def _status_of_replayed(collaborators: Collaborators, manifest: Manifest) 
     status: str = (await find_document(collaborators, manifest.upload_id))["status"]
     if status == "uploaded":
         if not await collaborators.manifests.has_data(manifest):
+            # Redis may not have heard of its end.
+            row = await collaborators.rows.get(manifest.upload_id)
+            if row is not None and row.state != "uploaded":
+                return row.state
             raise Failure("storage_unavailable", "The upload with this Idempotency-Key changes just now: try again.")
         # The process of the earlier request may have ended before it could do this.
         await _within_redis_time(

@@ -33,11 +33,11 @@ async def look(settings: Settings) -> AsyncIterator[Loading]:
         yield opened
 
 
-async def curl(url: str, csv: Path, *options: str) -> tuple[str, dict[str, Any]]:
+async def curl(url: str, csv: Path, *options: str, query: str = "") -> tuple[str, dict[str, Any]]:
     """As the README says; the last head, in lower case, and the document."""
     process = await asyncio.create_subprocess_exec(
         "curl", "-sS", "-i", *options, "-X", "POST", "-H", f"Idempotency-Key: {KEY}", "-F", f"file=@{csv}",
-        f"{url}/upload", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        f"{url}/upload{query}", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, errors = await process.communicate()
     assert process.returncode == 0, errors
@@ -103,4 +103,22 @@ async def test_a_killed_api_process(settings: Settings, look: Loading, tmp_path:
         # As a client would wait; the claim ends 10 s after its last renewal.
         while not (await curl(service.url, csv))[0].startswith("202 "):  # noqa: ASYNC110
             await asyncio.sleep(0.5)
+        await loaded_once(client, look)
+
+
+async def test_a_replay_waits_too(settings: Settings, look: Loading, tmp_path: Path) -> None:
+    csv = tmp_path / "large.csv"
+    csv.write_bytes(events(range(ROWS)))
+    async with running("serve", settings, tmp_path) as service, client_of(service) as client:
+        # At once: one of them is under way or has just ended when the other comes.
+        first, second = await asyncio.gather(*(curl(service.url, csv, query="?wait=true") for _ in range(2)))
+        for head, document in (first, second):
+            if head.startswith("409 "):
+                assert document["code"] == "idempotency_key_in_use"
+            else:
+                assert head.startswith("200 ")
+        head, document = await curl(service.url, csv, query="?wait=true")
+        assert head.startswith("200 ")
+        assert "idempotency-replayed: true" in head
+        assert (document["status"], document["rowsProcessed"]) == ("completed", ROWS)
         await loaded_once(client, look)
