@@ -31,7 +31,8 @@ from stream_api.http.stopping import UnderWay
 from stream_api.jobs.queue import LoadQueue, WebhookQueue
 from stream_api.jobs.reconciler import Reconciler
 from stream_api.jobs.signals import Signals
-from stream_api.jobs.worker import LoadWorker, webhook_worker
+from stream_api.jobs.webhooks import webhook_worker
+from stream_api.jobs.worker import LoadWorker
 from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import Pool, open_pool
 from stream_api.ledger.rows import UploadRow
@@ -158,7 +159,7 @@ async def run_webhooks(services: Services) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
-    """A worker that takes jobs while the body runs; on leaving, running loads are handed back."""
+    """A worker that takes jobs of both queues while the body runs; on leaving, what runs is handed back."""
     settings = services.settings
     with ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="load") as threads:
 
@@ -183,12 +184,14 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
         )
         worker = LoadWorker(settings, loader.load)
         await worker.start()
+        webhooks = AsyncExitStack()
+        await webhooks.enter_async_context(run_webhooks(services))
         reconciling = asyncio.create_task(reconciler.run(), name="reconciler")
         try:
             with services.signals.cancelling(worker.cancel):
                 yield worker
         finally:
-            await asyncio.gather(cancel_and_wait(reconciling), worker.stop())
+            await asyncio.gather(cancel_and_wait(reconciling), worker.stop(), webhooks.aclose())
 
 
 @asynccontextmanager
@@ -271,7 +274,6 @@ async def serve(settings: Settings, *, worker: bool) -> None:
         try:
             site = await api.enter_async_context(run_api(services, stopping))
             if worker:
-                await working.enter_async_context(run_webhooks(services))
                 await working.enter_async_context(run_worker(services))
             log.info("serve.listening", url=site.name, worker=worker)
             await stopping.wait()
@@ -285,7 +287,7 @@ async def work(settings: Settings) -> None:
     """A worker alone, until SIGINT or SIGTERM."""
     stopping = _stopping_on_signals()
     _prepare(settings, api=False, worker=True)
-    async with open_services(settings) as services, run_webhooks(services), run_worker(services):
+    async with open_services(settings) as services, run_worker(services):
         log.info("worker.started")
         await stopping.wait()
         log.info("worker.stopping")

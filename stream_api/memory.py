@@ -8,6 +8,7 @@ from pathlib import Path
 from stream_api.config import MIB, Settings
 from stream_api.load.pipeline import Sizes
 from stream_api.upload.pipeline import memory_bytes as upload_memory_bytes
+from stream_api.webhooks.sender import memory_bytes as webhook_memory_bytes
 
 #: The interpreter and the imported libraries (measured: 92 MB), the pools of connections and the event loop.
 BASE_BYTES = 110 * MIB
@@ -31,11 +32,12 @@ class MemoryNeed:
     uploads: int
     loads: int
     threads: int
+    webhooks: int
 
     @property
     def total(self) -> int:
         """Their sum."""
-        return self.base + self.uploads + self.loads + self.threads
+        return self.base + self.uploads + self.loads + self.threads + self.webhooks
 
 
 def memory_need(settings: Settings, *, api: bool, worker: bool) -> MemoryNeed:
@@ -46,6 +48,7 @@ def memory_need(settings: Settings, *, api: bool, worker: bool) -> MemoryNeed:
         uploads=upload_memory_bytes(settings) if api else 0,
         loads=settings.load_concurrency * per_load if worker else 0,
         threads=settings.worker_threads * _ARENA_BYTES if worker else 0,
+        webhooks=webhook_memory_bytes(settings) if worker else 0,
     )
 
 
@@ -70,6 +73,7 @@ def check_memory(settings: Settings, *, api: bool, worker: bool) -> MemoryNeed:
                 ),
                 ("loads (STREAM_API_LOAD_CONCURRENCY, STREAM_API_LANES, STREAM_API_BATCH_BYTES)", need.loads),
                 ("threads (STREAM_API_WORKER_THREADS)", need.threads),
+                ("webhooks (STREAM_API_WEBHOOK_CONCURRENCY)", need.webhooks),
             )
             if value
         )

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from stream_api.config import Settings
 from stream_api.errors import Failure, RunLost
 from stream_api.flow.jitter import full_jitter
-from stream_api.jobs.queue import LOADS, PREFIX, WEBHOOKS, LoadQueue, round_of_job, upload_of_job
+from stream_api.jobs.queue import LOADS, PREFIX, LoadQueue, upload_of_job
 
 log = structlog.get_logger()
 
@@ -382,20 +382,6 @@ class LoadWorker(JobWorker):
         except Failure as failure:
             # The reconciler finds it.
             log.warning("jobs.not_enqueued_again", upload_id=str(upload_id), code=failure.code)
-
-
-def webhook_worker(
-    settings: Settings, deliver: Callable[[UUID, int], Awaitable[float | None]], *, backoff: Backoff | None = None
-) -> JobWorker:
-    """A worker that delivers webhooks, `webhook_concurrency` at once.
-
-    :param deliver: makes one try for the delivery of that upload and round; see `JobWorker`.
-    """
-
-    async def run(job_id: str) -> float | None:
-        return await deliver(upload_of_job(job_id), round_of_job(job_id))
-
-    return JobWorker(settings, WEBHOOKS, run, concurrency=settings.webhook_concurrency, backoff=backoff)
 
 
 def _worker_url(url: str) -> str:

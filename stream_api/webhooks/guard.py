@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
-from stream_api.config import Allowed
+from stream_api.config import KIB, Allowed
+
+#: Of each socket; the kernel takes twice that, for its own needs too.
+RECEIVE_BUFFER_BYTES: Final = 64 * KIB
 
 #: What IANA has set aside of IPv4: https://www.iana.org/assignments/iana-ipv4-special-registry/
 _NOT_PUBLIC_4: Final = tuple(
@@ -109,4 +112,7 @@ class Guard:
         if why is not None:
             self.refused.append(f"{address[0]} ({why})")
             raise AddressRefused(errno.EACCES, "the address is not public")
-        return socket.socket(family, kind, protocol)
+        made = socket.socket(family, kind, protocol)
+        # Before connecting, and so for good: a receiver that pours must not fill the kernel's memory, which is ours.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        return made

@@ -21,19 +21,29 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from stream_api import __version__
-from stream_api.config import Settings
-from stream_api.webhooks.guard import Guard
+from stream_api.config import KIB, Settings
+from stream_api.webhooks.guard import RECEIVE_BUFFER_BYTES, Guard
 
 log = structlog.get_logger()
 
 #: Of the answer's body: nothing in it matters, but a receiver likes to see it taken.
-ANSWER_BYTES: Final = 64 * 1024
-_CHUNK_BYTES: Final = 16 * 1024
+ANSWER_BYTES: Final = 64 * KIB
+_CHUNK_BYTES: Final = 16 * KIB
+#: Of one connection and all that belongs to it (measured with TLS, 64 at once: 414 KiB, of which asyncio's buffer for
+#: what is to be decrypted is 256).
+_CONNECTION_BYTES: Final = 448 * KIB
 #: A receiver cannot put a retry off for longer than this.
 RETRY_AFTER_SECONDS: Final = 3600.0
 #: A name server that does not answer holds a thread for half a minute: the threads by which the process resolves the
 #: names of its own services are not for that.
 _RESOLVER_THREADS: Final = 8
+
+
+def memory_bytes(settings: Settings) -> int:
+    """What all tries of this process hold at most: a connection, its receive buffer, and what is read of the answer."""
+    # aiohttp stops reading at twice its limit, and one read more may have come by then.
+    each = _CONNECTION_BYTES + 2 * RECEIVE_BUFFER_BYTES + 3 * _CHUNK_BYTES
+    return settings.webhook_concurrency * each
 
 
 @dataclass(frozen=True, slots=True)

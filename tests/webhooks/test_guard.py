@@ -90,7 +90,7 @@ def test_nothing_passes_that_python_knows_not_to_be_global(address: IPv4Address 
         assert not address.is_multicast
         assert not address.is_reserved
         if isinstance(address, IPv6Address):
-            assert not (address.ipv4_mapped or address.sixtofour or address.teredo)
+            assert (address.ipv4_mapped, address.sixtofour, address.teredo) == (None, None, None)
 
 
 def test_networks_that_are_allowed() -> None:
