@@ -50,7 +50,7 @@ def with_tables(text: str) -> str:
 
 
 def _default(name: str, value: object) -> str:
-    if value is None:
+    if value is None or value == "":
         return "unset"
     if isinstance(value, SecretStr):
         value = value.get_secret_value()

@@ -47,6 +47,7 @@ def test_services_only_says_ready_and_stops_everything_on_a_signal(server_folder
         variables = _variables(folder)
         assert {"DATABASE_URL", "REDIS_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID"} <= variables.keys()
         assert variables["STREAM_API_PORT"] == "3002"
+        assert variables["STREAM_API_WEBHOOK_ALLOW"] == "localhost,127.0.0.0/8,::1"
         process.send_signal(number)
         assert process.wait() == 0
     assert list(folder.glob("*/*.pid")) == []

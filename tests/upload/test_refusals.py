@@ -42,6 +42,16 @@ REFUSED = {
         422,
         "callback_url_invalid",
     ),
+    "callbackUrl with a password": (
+        field("callbackUrl", b"https://user:geheim@example.com/") + file(BIG) + END,
+        422,
+        "callback_url_invalid",
+    ),
+    "callbackUrl with a user": (
+        file(BIG) + field("callbackUrl", b"https://user@example.com/") + END,
+        422,
+        "callback_url_invalid",
+    ),
     "unknown dataset": (file(BIG) + field("dataset", b"nope") + END, 422, "dataset_unknown"),
     "base64 file": (
         field("file", b"YQ==", "Content-Transfer-Encoding: base64", file_name="a") + END,

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -88,3 +91,17 @@ def test_hosts_and_networks_are_told_apart() -> None:
     allowed = Settings(webhook_allow=" LocalHost., 127.0.0.1 ,10.0.0.0/8,[::1],fd00::/8,1a.internal,").webhook_allowed
     assert allowed.hosts == {"localhost", "1a.internal"}
     assert [str(network) for network in allowed.networks] == ["127.0.0.1/32", "10.0.0.0/8", "::1/128", "fd00::/8"]
+
+
+def test_the_lines_of_the_readme_verify() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - it is ours
+    key, body = b"k" * 32, b'{"status": "completed"}'
+    headers = headers_for([b"n" * 32, key], webhook_id="msg_1_2", timestamp=int(time.time()), body=body)
+    assert names["verify"](secret_of(key), headers, body)
+    assert not names["verify"](secret_of(b"x" * 32), headers, body)
+    assert not names["verify"](secret_of(key), headers, body + b" ")
+    old = headers_for([key], webhook_id="msg_1_2", timestamp=int(time.time()) - 1000, body=body)
+    assert not names["verify"](secret_of(key), old, body)
