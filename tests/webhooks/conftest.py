@@ -91,7 +91,6 @@ def quick(settings: Settings) -> Settings:
         webhook_connect_timeout_seconds=1.0,
         webhook_timeout_seconds=2.0,
         webhook_sweep_seconds=0.2,
-        job_lease_seconds=2.0,
     )
 
 
