@@ -202,6 +202,8 @@ class Settings(BaseSettings):
     """COPY connections of one load."""
     load_concurrency: Annotated[int, Field(ge=1, le=64)] = 1
     """Loads at once in one worker."""
+    dataset_concurrency: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Loads into one dataset at once, over all workers, which should all have the same value; 0 means no bound."""
     worker_threads: Annotated[int, Field(ge=1, le=32)] = 2
     """Threads for parsing, validating and encoding, for all loads of the process."""
     load_attempts: Annotated[int, Field(ge=1, le=100)] = 4

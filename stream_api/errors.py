@@ -65,6 +65,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "database_refused": ErrorCode(502, "The database refused the request"),
     "queue_unavailable": ErrorCode(503, "The job queue cannot be reached", transient=True),
     # A load.
+    "dataset_busy": ErrorCode(503, "As many loads into this dataset run as may", transient=True),
     "header_mismatch": ErrorCode(422, "The file's header does not fit the table"),
     "table_missing": ErrorCode(422, "The target table does not exist"),
     "table_denied": ErrorCode(422, "The target table takes no rows from this service"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -36,6 +37,8 @@ _RECONNECT_SECONDS: Final = 1.0
 _CANCEL_SECONDS: Final = 3.0
 #: For one command to Redis while stopping.
 _HAND_BACK_SECONDS: Final = 2.0
+#: Between two attempts of a load to get a slot of its dataset: from, to.
+_BUSY_SECONDS: Final = (0.5, 1.5)
 #: For the end of BullMQ's own tasks.
 _CLOSE_SECONDS: Final = 5.0
 #: The same error of Redis is logged once in this time.
@@ -276,7 +279,11 @@ class JobWorker:
             log.info("jobs.handed_back", **self._named(running.job_id))
             raise DelayedError from error
         if isinstance(error, Failure) and error.transient:
-            seconds = self._backoff.delay_seconds(max(1, job.attemptsStarted))
+            if error.code == "dataset_busy":
+                # Nothing is out of order: a slot can be free at any moment, and the next load should not miss it long.
+                seconds = random.uniform(*_BUSY_SECONDS)  # noqa: S311
+            else:
+                seconds = self._backoff.delay_seconds(max(1, job.attemptsStarted))
             log.info("jobs.delayed", **self._named(running.job_id), code=error.code, delay_seconds=round(seconds, 3))
             await self._delay(job, token, seconds)
             raise DelayedError from error

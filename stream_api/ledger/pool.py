@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,18 +10,23 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
+import structlog
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
 from stream_api.ledger.errors import translated
+
+log = structlog.get_logger()
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    LaneConnection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
     Pool = asyncpg.Pool
+    LaneConnection = asyncpg.Connection
     Connection = asyncpg.Connection
 
 #: `pg_input_error_info` came with it, and the validator rests on that.
@@ -31,6 +37,8 @@ LOCK_TIMEOUT_SECONDS: Final = 2.0
 
 #: For a connection of the pool, when all are in use.
 _ACQUIRE_SECONDS: Final = 30.0
+#: How long lanes may take to say goodbye before they are cut off.
+_CLOSE_SECONDS: Final = 2.0
 
 #: Everything that decides how PostgreSQL reads a value or a statement of ours, whatever the defaults of the server,
 #: the database and the role are.
@@ -129,7 +137,7 @@ def lane_prefix(upload_id: UUID) -> str:
     return f"stream-api:{upload_id}:"
 
 
-async def connect_lane(settings: Settings, upload_id: UUID, run: int) -> asyncpg.Connection[asyncpg.Record]:
+async def connect_lane(settings: Settings, upload_id: UUID, run: int) -> LaneConnection:
     """A connection for one lane: named after upload and run, with no time limit on commands (COPY has none).
 
     The caller closes it.
@@ -137,7 +145,7 @@ async def connect_lane(settings: Settings, upload_id: UUID, run: int) -> asyncpg
     :raises Failure: `database_unavailable`, `database_refused`.
     """
     with translated():
-        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+        connection: LaneConnection = await asyncpg.connect(
             settings.database_url.get_secret_value(),
             timeout=settings.database_connect_timeout_seconds,
             server_settings=_LANE_SETTINGS | {"application_name": lane_name(upload_id, run)},
@@ -150,6 +158,17 @@ async def connect_lane(settings: Settings, upload_id: UUID, run: int) -> asyncpg
             connection.terminate()
             raise
     return connection
+
+
+async def disconnect(connection: LaneConnection) -> None:
+    """Close a lane; one that is in the middle of a COPY, or whose server is gone, is cut off."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await connection.close()
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        log.debug("ledger.lane_cut_off", error=repr(exc))
+    finally:
+        connection.terminate()
 
 
 async def _introduce(connection: asyncpg.Connection[asyncpg.Record]) -> None:

@@ -185,7 +185,7 @@ class Ledger:
                     continue  # retried in this very moment
                 if only_run is not None and seen["run"] != only_run:
                     raise RunLost(f"run {only_run} of upload {upload_id} is over")
-                await connection.fetchval(_TERMINATE, lane_prefix(upload_id), seen["run"])
+                await end_sessions(connection, upload_id, seen["run"])
                 try:
                     taken = await connection.fetchrow(_TAKE, upload_id, seen["run"])
                 except asyncpg.LockNotAvailableError:
@@ -227,7 +227,7 @@ class Ledger:
                 except asyncpg.LockNotAvailableError:
                     if time.monotonic() > give_up_at:
                         raise
-                    await connection.fetchval(_TERMINATE, lane_prefix(upload_id), seen["run"])
+                    await end_sessions(connection, upload_id, seen["run"])
                     continue
                 if row is not None:
                     return await _recounted(connection, row)
@@ -341,6 +341,11 @@ class Ledger:
         """Ask for the ledger's tables, for `/readyz`."""
         async with using(self._pool) as connection:
             await connection.fetchval("SELECT EXISTS (SELECT FROM stream_api.uploads)")
+
+
+async def end_sessions(connection: Connection, upload_id: UUID, last_run: int) -> None:
+    """End the sessions of lanes of an upload, of runs up to this one, frozen or not."""
+    await connection.fetchval(_TERMINATE, lane_prefix(upload_id), last_run)
 
 
 async def _create(connection: Connection, intake: Intake) -> None:

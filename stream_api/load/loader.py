@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import NoReturn
 from uuid import UUID
 
@@ -18,9 +19,10 @@ from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.errors import Failure, RunLost
 from stream_api.flow.causes import first_cause
 from stream_api.ledger.errors import translated, unexpected
-from stream_api.ledger.pool import Pool, connect_lane
+from stream_api.ledger.pool import LaneConnection, Pool, connect_lane, disconnect
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
+from stream_api.ledger.slots import Slots, name_after
 from stream_api.ledger.uploads import Ended, Ledger, Taken
 from stream_api.load.cutter import find_header
 from stream_api.load.feeder import Lane
@@ -28,7 +30,7 @@ from stream_api.load.grammar import Grammar
 from stream_api.load.judge import Judge
 from stream_api.load.parser import Parser
 from stream_api.load.pipeline import Pipeline, Sizes
-from stream_api.load.reader import Hole, RunInThread, find_holes
+from stream_api.load.reader import RunInThread, find_holes
 from stream_api.load.refusals import refusals
 from stream_api.load.reporting import Reporter
 from stream_api.load.retrying import Attempts, FullDisks
@@ -42,8 +44,6 @@ log = structlog.get_logger()
 
 #: Bytes read from S3 at a time.
 _CHUNK_BYTES = 256 * 1024
-#: How long lanes may take to say goodbye to Postgres before they are cut off.
-_CLOSE_SECONDS = 2.0
 #: What to do about failures that do not say it themselves.
 _ADVICE = {
     "data_gone": "A retry cannot help: upload the file again.",
@@ -82,6 +82,7 @@ class Loader:
         self._run_in_thread = run_in_thread
         self._announce = announce
         self._started = started
+        self._slots = Slots(settings, pool)
         self._full_disks = FullDisks(settings.disk_full_seconds)
 
     async def load(self, upload_id: UUID) -> None:
@@ -117,7 +118,10 @@ class Loader:
 
         :raises Failure: always.
         """
-        log.warning("load.interrupted", code=failure.code, detail=failure.detail)
+        # That a dataset is busy is no fault, and said about once a second.
+        (log.debug if failure.code == "dataset_busy" else log.warning)(
+            "load.interrupted", code=failure.code, detail=failure.detail
+        )
         await self._reporter.waits(upload_id, run, failure)
         raise _for_later(failure) from failure
 
@@ -129,25 +133,34 @@ class Loader:
         #: Why nobody knows whether the last taking has succeeded.
         uncertain: Failure | None = None
         while True:
+            step = "slot"
             try:
-                # Another worker that has taken the load in the meantime keeps it.
-                taken = await self._ledger.take(intake_of(manifest, table=self._settings.target_table), only_run=run)
+                async with self._slots.hold(upload_id, manifest.dataset, only_run=run) as slot:
+                    step = "take"
+                    # Another worker that has taken the load in the meantime keeps it.
+                    taken = await self._ledger.take(
+                        intake_of(manifest, table=self._settings.target_table), only_run=run
+                    )
+                    step = "load"
+                    if isinstance(taken, Ended):
+                        return taken.row
+                    run, uncertain, attempts.segments = taken.run, None, len(taken.segments)
+                    with structlog.contextvars.bound_contextvars(run=run):
+                        outcome = await self._attempt(manifest, taken, attempts, slot)
+                if not isinstance(outcome, Failure):
+                    return outcome
+                failure = outcome
             except RunLost:
                 if uncertain is not None:
                     await self._interrupted(upload_id, run, uncertain)
                 log.info("load.run_lost")
                 return None
             except Failure as exc:
-                failure = uncertain = exc
-            else:
-                if isinstance(taken, Ended):
-                    return taken.row
-                run, uncertain, attempts.segments = taken.run, None, len(taken.segments)
-                with structlog.contextvars.bound_contextvars(run=run):
-                    outcome = await self._attempt(manifest, taken, attempts)
-                if not isinstance(outcome, Failure):
-                    return outcome
-                failure = outcome
+                if step == "load":
+                    raise
+                if exc.code == "dataset_busy":
+                    await self._interrupted(upload_id, run, exc)
+                failure, uncertain = exc, exc if step == "take" else uncertain
             pause_seconds = attempts.failed()
             if pause_seconds is None:
                 await self._interrupted(upload_id, run, failure)
@@ -156,12 +169,14 @@ class Loader:
             )
             await asyncio.gather(self._reporter.waits(upload_id, run, failure), asyncio.sleep(pause_seconds))
 
-    async def _attempt(self, manifest: Manifest, taken: Taken, attempts: Attempts) -> UploadRow | Failure | None:
+    async def _attempt(
+        self, manifest: Manifest, taken: Taken, attempts: Attempts, slot: LaneConnection | None
+    ) -> UploadRow | Failure | None:
         """The row in its end state; `None` when the run was lost; the failure when it may pass."""
         log.info("load.taken", segments_committed=len(taken.segments), size_bytes=manifest.size_bytes)
         upload_id, run = manifest.upload_id, taken.run
         try:
-            await self._load_holes(manifest, taken, attempts)
+            await self._load_holes(manifest, taken, attempts, slot)
             row = await self._ledger.complete(upload_id, run)
         except RunLost:
             log.info("load.run_lost")
@@ -200,7 +215,9 @@ class Loader:
         await self._announce(row)
         await clean_up_ended(self._store, manifest, state=row.state, has_ended=self._ledger.has_ended)
 
-    async def _load_holes(self, manifest: Manifest, taken: Taken, attempts: Attempts) -> None:
+    async def _load_holes(
+        self, manifest: Manifest, taken: Taken, attempts: Attempts, slot: LaneConnection | None
+    ) -> None:
         plan = await self._plan(manifest, taken)
         holes = find_holes(taken.segments, manifest.size_bytes)
         row = await self._ledger.get(manifest.upload_id)
@@ -215,12 +232,17 @@ class Loader:
                 attempts.segments += 1
                 await report(figures)
 
-            lanes = await self._connect(stack, manifest, run=taken.run, plan=plan, holes=holes, committed=committed)
+            lane = partial(Lane, upload_id=manifest.upload_id, run=taken.run, plan=plan, committed=committed)
+            # As many lanes as there is work for.
+            segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
+            connections = await self._connect(
+                stack, manifest.upload_id, taken.run, count=min(self._settings.lanes, segments), slot=slot
+            )
             pipeline = Pipeline(
                 sizes=Sizes.of(self._settings, manifest.segment_bytes),
                 parser=Parser(Grammar(plan.delimiter.encode()), [column.name for column in plan.columns]),
                 validator=Validator(plan, Judge(self._pool), self._run_in_thread),
-                lanes=lanes,
+                lanes=[lane(connection) for connection in connections],
                 run_in_thread=self._run_in_thread,
             )
             self._started(manifest.upload_id, pipeline)
@@ -230,23 +252,18 @@ class Loader:
                 raise first_cause(group) from group
 
     async def _connect(
-        self,
-        stack: AsyncExitStack,
-        manifest: Manifest,
-        *,
-        run: int,
-        plan: Plan,
-        holes: Sequence[Hole],
-        committed: Callable[[SegmentFigures], Awaitable[None]],
-    ) -> list[Lane]:
-        """As many lanes as there is work for."""
-        segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
-        lanes = []
-        for _ in range(min(self._settings.lanes, segments)):
-            connection = await connect_lane(self._settings, manifest.upload_id, run)
-            stack.push_async_callback(_disconnect, connection)
-            lanes.append(Lane(connection, upload_id=manifest.upload_id, run=run, plan=plan, committed=committed))
-        return lanes
+        self, stack: AsyncExitStack, upload_id: UUID, run: int, *, count: int, slot: LaneConnection | None
+    ) -> list[LaneConnection]:
+        """The connections of the lanes; the one that holds the load's slot is the first."""
+        connections: list[LaneConnection] = []
+        if slot is not None:
+            await name_after(slot, upload_id, run)
+            connections.append(slot)
+        while len(connections) < count:
+            connection = await connect_lane(self._settings, upload_id, run)
+            stack.push_async_callback(disconnect, connection)
+            connections.append(connection)
+        return connections
 
     async def _plan(self, manifest: Manifest, taken: Taken) -> Plan:
         """The plan by which segments were loaded, if the table still fits it; otherwise one made of the header.
@@ -310,14 +327,3 @@ def _for_later(failure: Failure) -> Failure:
     and waits.
     """
     return Failure(failure.code, failure.detail, transient=True, **failure.extra)
-
-
-async def _disconnect(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Close a lane; one that is in the middle of a COPY, or whose server is gone, is cut off."""
-    try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await connection.close()
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        log.debug("load.lane_cut_off", error=repr(exc))
-    finally:
-        connection.terminate()

@@ -26,13 +26,14 @@ log = structlog.get_logger()
 _INTERVAL_SECONDS = 0.25
 
 
-#: The service that a transient failure waits for.
+#: What a transient failure waits for.
 _WAITED_FOR: Final = {
     "database_unavailable": "database",
     "database_refused": "database",
     "storage_unavailable": "storage",
     "storage_refused": "storage",
     "queue_unavailable": "queue",
+    "dataset_busy": "dataset",
 }
 
 
@@ -68,8 +69,9 @@ class Reporter:
         try:
             record = await self._statuses.read(upload_id)
             # One that has ended, cancelled in the meantime, waits for nothing.
-            waits = service is not None and record is not None and record.status not in ENDED
-            if waits and record is not None and (run is None or record.run == run):
+            if service is None or record is None or record.status in ENDED or record.waiting_for == service:
+                return
+            if run is None or record.run == run:
                 await self._statuses.write(msgspec.structs.replace(record, waiting_for=service))
         except Failure as unwritten:
             log.warning("load.status_not_written", code=unwritten.code, detail=unwritten.detail)
