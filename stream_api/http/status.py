@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -11,12 +12,17 @@ from aiohttp import web
 
 from stream_api.errors import Failure
 from stream_api.http.collaborators import Collaborators
-from stream_api.ledger.rows import UploadRow
-from stream_api.load.reporting import status_record
+from stream_api.ledger.rows import ENDED, UploadRow
+from stream_api.load.reporting import record_of_row, status_record
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
 
 log = structlog.stdlib.get_logger(__name__)
+
+#: States of a record that others can follow on; what is cancelled or completed stays so until it expires.
+_CHANGING: Final = frozenset({"uploaded", "processing", "failed"})
+#: For asking PostgreSQL whether Redis is behind.
+_LOOK_SECONDS: Final = 1.0
 
 
 def upload_id_of(request: web.Request) -> UUID:
@@ -47,7 +53,7 @@ async def find_document(collaborators: Collaborators, upload_id: UUID) -> dict[s
     try:
         record = await collaborators.statuses.read(upload_id)
         if record is not None:
-            return _document(record)
+            return _document(await _brought_up_to_date(collaborators, record))
     except Failure as failure:
         unknown = failure
     row: UploadRow | None = None
@@ -72,6 +78,34 @@ async def find_document(collaborators: Collaborators, upload_id: UUID) -> dict[s
             cause=unknown.code,
         ) from unknown
     raise not_found()
+
+
+async def _brought_up_to_date(collaborators: Collaborators, record: StatusRecord) -> StatusRecord:
+    """The record of Redis, or what PostgreSQL has in its place.
+
+    Whoever brings an upload to its end writes its record afterwards, and a Redis that is away at that moment and comes
+    back with what it had would go on saying that the upload runs. So a record that can still change is not believed
+    without a question, which costs a look-up by the primary key; without an answer it is better than nothing.
+    """
+    if record.status not in _CHANGING:
+        return record
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            if record.status not in ENDED and not await collaborators.rows.has_ended(record.upload_id):
+                return record
+            row = await collaborators.rows.get(record.upload_id)
+    except (Failure, TimeoutError) as error:
+        log.info("status.not_compared", upload_id=str(record.upload_id), error=repr(error))
+        return record
+    if row is None or row.revision <= record.revision:
+        return record
+    known = record_of_row(row, file_name=record.file_name, size_bytes=record.size_bytes, sha256=record.sha256)
+    log.info("status.record_was_behind", upload_id=str(record.upload_id), said=record.status, now=known.status)
+    try:
+        await collaborators.statuses.write(known)
+    except Failure as failure:
+        log.info("status.record_not_repaired", upload_id=str(record.upload_id), code=failure.code)
+    return known
 
 
 def record_of_manifest(manifest: Manifest) -> StatusRecord:

@@ -97,6 +97,8 @@ class Signals:
                     await self._receive(subscription)
             except (RedisError, OSError) as error:
                 self._log(error)
+            except Exception:
+                log.exception("signals.crashed")
             failed = 0 if time.monotonic() - began > _QUIET_SECONDS else failed + 1
             await asyncio.sleep(full_jitter(max(1, failed), base_seconds=0.2, cap_seconds=_RECONNECT_SECONDS))
 

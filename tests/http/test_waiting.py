@@ -15,6 +15,7 @@ from yarl import URL
 from stream_api.config import Settings
 from stream_api.http import waiting
 from stream_api.ledger.rows import UploadRow
+from stream_api.load.reporting import status_record
 from tests.conftest import Bucket
 from tests.http.serving import Serving, serve
 from tests.http.test_routes import FORM, failed, taken, uploaded
@@ -221,6 +222,32 @@ async def test_a_status_that_only_the_manifest_knows_says_that_it_may_be_stale(s
         await failed(serving, upload_id)
         status, document = await serving.get(path)
         assert (status, document["status"], document["stale"]) == (200, "failed", False)
+
+
+@pytest.mark.parametrize("state", ["uploaded", "processing", "failed"])
+async def test_a_redis_that_has_missed_the_end_is_not_believed(settings: Settings, state: str) -> None:
+    async with serve(settings) as serving:
+        upload_id = await uploaded(serving)
+        path = f"/upload/{upload_id}/status"
+        record = await serving.statuses.read(upload_id)
+        assert record is not None
+        manifest = await serving.manifests.read(upload_id)
+        assert manifest is not None
+        run = await taken(serving, upload_id)
+        if state == "failed":
+            await serving.ledger.fail(upload_id, run, code="header_mismatch", message="no")
+        row = await serving.ledger.get(upload_id)
+        assert row is not None
+        if state != "uploaded":
+            await serving.statuses.write(status_record(manifest, row))
+        assert (await serving.get(path))[1]["status"] == state
+        await serving.ledger.cancel(row.intake)
+        status, document = await serving.get(path)
+        assert (status, document["status"], document["stale"]) == (200, "cancelled", False)
+        assert (document["sha256"], document["fileName"]) == (manifest.sha256, manifest.file_name)
+        repaired = await serving.statuses.read(upload_id)
+        assert repaired is not None
+        assert repaired.status == "cancelled"
 
 
 async def test_a_retry_without_data_is_refused(settings: Settings, bucket: Bucket) -> None:
