@@ -7,6 +7,9 @@ STAMP := .venv/.made-from-lock
 ROWS ?= 1000000
 INVALID ?= 0
 STORE ?= seaweedfs
+# make chaos
+RUNS ?= 200
+SEED ?=
 # make dev
 PORT ?= 3002
 
@@ -17,7 +20,7 @@ MINIO_DIR := $(HOME)/.cache/stream-api/bin
 COMPILE := uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format dev demo minio lock
+.PHONY: help setup test chaos lint format dev demo minio lock
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -36,6 +39,9 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 
 test: lint  ## all checks, then all tests
 	$(BIN)/python -m pytest
+
+chaos: setup  ## RUNS (200) loads of 200,000 rows with random faults; SEED repeats them
+	$(BIN)/python -m tests.faults.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 lint: setup  ## ruff, mypy, the direction of imports, the README's tables
 	$(BIN)/ruff check

@@ -24,12 +24,17 @@ from stream_api.load.refusals import refusals
 
 log = structlog.get_logger()
 
+log = structlog.get_logger()
+
 #: Binary COPY data begins with its signature, flags and the length of an empty extension, and ends with a count of -1
 #: (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format").
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 #: One piece is one CopyData message: smaller ones cost more calls, larger ones stall the loop (FACTS: 64 to 512 KiB).
 PIECE_BYTES = 128 * 1024
+
+#: How long a transaction may take to be rolled back before its session is ended instead.
+_ROLLBACK_SECONDS = 2.0
 
 #: The context of an error in COPY names the row by its number within the COPY: `COPY orders, line 7778`.
 _COPY_LINE = re.compile(r"\bline (\d+)")
@@ -168,7 +173,7 @@ class Lane:
         connection = self._connection
         try:
             with translated(connection):
-                async with connection.transaction():
+                async with _transaction(connection):
                     if not await claim_segment(connection, self._upload_id, self._run, stream.number):
                         async for _ in stream.batches:
                             pass
@@ -270,6 +275,29 @@ async def _pieces(*data: bytes | memoryview) -> AsyncIterator[memoryview]:
 
 
 @asynccontextmanager
+async def _transaction(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction whose end never hides what ended it, as asyncpg's own does.
+
+    A COPY that was cut off by a lost session, or by a cancellation while the server takes nothing, leaves a connection
+    on which nothing can be rolled back, or only some time.
+    """
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        yield
+    except BaseException:
+        try:
+            async with asyncio.timeout(_ROLLBACK_SECONDS):
+                await transaction.rollback()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+            # The session goes, and with it what was to be rolled back.
+            log.debug("load.not_rolled_back", error=repr(exc))
+            connection.terminate()
+        raise
+    await transaction.commit()
+
+
+@asynccontextmanager
 async def _ended_with(connection: asyncpg.Connection) -> AsyncIterator[None]:
     """End the body when the connection ends: a throttled COPY would wait for ever (see FACTS on `copy_to_table`).
 
@@ -277,9 +305,12 @@ async def _ended_with(connection: asyncpg.Connection) -> AsyncIterator[None]:
     """
     loop = asyncio.get_running_loop()
     scope = asyncio.timeout(None)
+    left = False
 
     def on_termination(_: object) -> None:
-        scope.reschedule(loop.time())
+        # asyncpg calls it one turn of the loop later, when the body may be over and the listener removed.
+        if not left:
+            scope.reschedule(loop.time())
 
     try:
         async with scope:
@@ -289,6 +320,7 @@ async def _ended_with(connection: asyncpg.Connection) -> AsyncIterator[None]:
                     raise Failure("database_unavailable", "The connection to the database was lost.")
                 yield
             finally:
+                left = True
                 connection.remove_termination_listener(on_termination)
     except TimeoutError as exc:
         if not scope.expired():

@@ -89,9 +89,9 @@ class Stand:
         await process.started()
         return process
 
-    async def start_api(self, **values: Any) -> Client:
-        """Start an API without a worker; a client of it."""
-        return Client(self.http, (await self.start("serve", "--no-worker", **values)).url)
+    async def start_api(self, *, through: Settings | None = None, **values: Any) -> Client:
+        """Start an API without a worker; a client of it. Arguments as for `start`."""
+        return Client(self.http, (await self.start("serve", "--no-worker", through=through, **values)).url)
 
     async def flush(self) -> None:
         """Empty Redis, as FLUSHALL does on one that is ours alone."""
@@ -149,8 +149,13 @@ class Stand:
         await _until_empty("Redis", self._redis_leftovers)
         await _until_empty("lanes", lambda: self.database.sessions("stream-api:%"))
 
-    async def check_loaded(self, client: Client, upload_id: str, file: File) -> dict[str, Any]:
-        """Wait for the end of the load and compare everything with the file. Gives back the status."""
+    async def check_loaded(
+        self, client: Client, upload_id: str, file: File, *, kept: Callable[[str], bool] = lambda _: False
+    ) -> dict[str, Any]:
+        """Wait for the end of the load and compare everything with the file. Gives back the status.
+
+        :param kept: as for `check_at_rest`.
+        """
         status = await client.end(upload_id)
         assert status["status"] == "completed", status
         assert (status["rowsRead"], status["rowsProcessed"], status["rowsFailed"]) == (file.rows, file.good, file.bad)
@@ -159,7 +164,7 @@ class Stand:
         assert sum(status["rejected"].values()) == file.bad
         await self.check_table(file)
         await self.check_ledger(upload_id, file)
-        await self.check_at_rest()
+        await self.check_at_rest(kept=kept)
         # Final, and the same when Redis no longer knows it.
         assert await client.status(upload_id) == status
         await self.flush()
@@ -176,8 +181,8 @@ class Stand:
 
     async def _bucket_leftovers(self, kept: Callable[[str], bool]) -> list[str]:
         keys = await asyncio.to_thread(self.bucket.keys)
-        open_ones = await asyncio.to_thread(self.bucket.open_multipart_uploads)
-        return [key for key in keys if not key.endswith("/manifest.json") and not kept(key)] + open_ones
+        keys += await asyncio.to_thread(self.bucket.open_multipart_uploads)
+        return [key for key in keys if not key.endswith("/manifest.json") and not kept(key)]
 
     async def _redis_leftovers(self) -> list[str]:
         async with self.redis_client() as client:

@@ -173,6 +173,23 @@ async def test_a_cancelled_load_leaves_the_rest_to_the_next(behind: Behind) -> N
     await finishes(behind.loading, manifest)
 
 
+async def test_a_load_cancelled_while_the_server_takes_nothing(behind: Behind) -> None:
+    """Nothing can be rolled back then: that must neither hide the cancellation nor hold it up."""
+    manifest = await behind.stored()
+    await behind.postgres.throttle(200_000, "up")
+    load = await behind.begun(manifest)
+    await behind.postgres.stall("up")
+    load.cancel()
+    async with asyncio.timeout(8):
+        with pytest.raises(asyncio.CancelledError):
+            await load
+    row = await behind.direct.ledger.get(manifest.upload_id)
+    assert row is not None
+    assert row.state == "processing"
+    await behind.postgres.restore()
+    await finishes(behind.loading, manifest)
+
+
 async def test_two_workers_at_once(behind: Behind) -> None:
     manifest = await behind.stored()
     load = await behind.begun(manifest)

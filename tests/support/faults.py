@@ -13,6 +13,8 @@ from yarl import URL
 
 Direction = Literal["up", "down"]
 _READ_BYTES: Final = 64 * 1024
+#: What a request begins with: a client writes its head in one piece.
+_REQUESTS: Final = (b"GET /", b"HEAD /", b"PUT /", b"POST /", b"DELETE /")
 
 
 class FaultProxy:
@@ -41,6 +43,9 @@ class FaultProxy:
         #: For the breaks after the next one.
         self._then_bytes: list[int] = []
         self._end: Literal["reset", "close"] = "reset"
+        self._answer: bytes | None = None
+        #: Requests answered by `answer` since the start.
+        self.answered = 0
         self._changed = asyncio.Condition()
 
     @classmethod
@@ -79,6 +84,7 @@ class FaultProxy:
         self._rates.clear()
         self._left_bytes.clear()
         self._then_bytes.clear()
+        self._answer = None
         if self._listener is None:
             await self._listen()
         await self._notify()
@@ -120,6 +126,15 @@ class FaultProxy:
     async def close_after(self, size_bytes: int, direction: Direction = "down", *, times: int = 1) -> None:
         """As `reset_after`, but the connection is closed in an orderly way: the data is cut short without an error."""
         self._break_after([size_bytes] * times, direction, "close")
+        await self._notify()
+
+    async def answer(self, status: str, body: bytes = b"") -> None:
+        """Answer every HTTP request that begins from now on, on open connections too; what is under way passes.
+
+        :param status: as in `503 Slow Down`.
+        """
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+        self._answer = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         await self._notify()
 
     def _break_after(self, sizes_bytes: list[int], direction: Direction, end: Literal["reset", "close"]) -> None:
@@ -176,7 +191,7 @@ class FaultProxy:
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._upstream, limit=_READ_BYTES)
         writers.append(upstream_writer)
         pumps = [
-            asyncio.ensure_future(self._pump(reader, upstream_writer, "up")),
+            asyncio.ensure_future(self._pump(reader, upstream_writer, "up", back=writer)),
             asyncio.ensure_future(self._pump(upstream_reader, writer, "down")),
         ]
         try:
@@ -188,7 +203,13 @@ class FaultProxy:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        direction: Direction,
+        back: asyncio.StreamWriter | None = None,
+    ) -> None:
         while True:
             await self.until(lambda proxy: direction not in proxy._stalled)
             rate = self._rates.get(direction)
@@ -199,6 +220,11 @@ class FaultProxy:
                 if writer.can_write_eof():
                     writer.write_eof()
                 return
+            if back is not None and self._answer is not None and data.startswith(_REQUESTS):
+                self.answered += 1
+                back.write(self._answer)
+                await back.drain()
+                raise _ClosedByFault
             await self._pass(data, writer, direction)
             if rate is not None:
                 await asyncio.sleep(len(data) / rate)

@@ -97,6 +97,22 @@ async def test_throttle_passes_everything_in_small_pieces(proxy: FaultProxy) -> 
     assert await _ask(proxy, b"x" * 20_000) == b"x" * 20_000
 
 
+async def test_answers_requests_that_begin_from_now_on(proxy: FaultProxy) -> None:
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+    writer.write(b"PUT /key HTTP/1.1\r\n")
+    assert await reader.readexactly(19) == b"PUT /key HTTP/1.1\r\n"
+    await proxy.answer("503 Slow Down", b"<Error/>")
+    writer.write(b"more of the body")
+    assert await reader.readexactly(16) == b"more of the body"
+    writer.write(b"PUT /another HTTP/1.1\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 503 Slow Down\r\n")
+    writer.close()
+    assert (await _ask(proxy, b"GET / HTTP/1.1\r\n")).endswith(b"Content-Length: 8\r\n\r\n<Error/>")
+    assert proxy.answered == 2
+    await proxy.restore()
+    assert await _ask(proxy, b"GET / HTTP/1.1\r\n") == b"GET / HTTP/1.1\r\n"
+
+
 async def test_a_server_that_is_away_ends_the_connection() -> None:
     async with FaultProxy("127.0.0.1", 1) as proxy:
         with pytest.raises(ConnectionResetError):

@@ -1,0 +1,36 @@
+"""A few runs of chaos; `make chaos` makes many and longer ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.chaos import VALUES, Chaos
+from tests.faults.kinds import KINDS, Target
+from tests.faults.servers import Servers, running_servers
+from tests.faults.stand import open_stand
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    with running_servers() as started:
+        yield started
+
+
+async def test_some_runs_of_chaos(servers: Servers, tmp_path: Path) -> None:
+    async with open_stand(servers.settings, servers.bucket, tmp_path) as stand:
+        chaos = Chaos(Target(stand, servers, VALUES), seed=5, rows=50_000)
+        await chaos.target.start(workers=2)
+        for number in range(4):
+            await chaos.run(number)
+        await stand.check_stopped()
+
+
+def test_a_plan_is_repeatable_and_has_every_kind() -> None:
+    plans = [Chaos(None, seed=1, rows=1).plan(number) for number in range(200)]  # type: ignore[arg-type]
+    assert plans == [Chaos(None, seed=1, rows=1).plan(number) for number in range(200)]  # type: ignore[arg-type]
+    assert {fault.kind for plan in plans for fault in plan} == set(KINDS)
