@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import random
 import shutil
 import sys
@@ -41,6 +42,8 @@ _WORKERS: Final = 2
 _SPAN_SECONDS: Final = 5.0
 #: How much more a process may hold after many runs than after its first: connections that are kept come and go.
 _MORE: Final = {"tasks": 8, "fds": 24, "threads": 12}
+#: How long a process may take to be at rest after a run.
+_CALM_SECONDS: Final = 15.0
 #: What outlives a run: nobody waits for more.
 _END_SECONDS: Final = 120.0
 
@@ -72,7 +75,7 @@ class Chaos:
     faults: Counter[str] = field(default_factory=Counter)
     #: Loads that were taken more than once.
     interrupted: int = 0
-    first: dict[Process, dict[str, int]] = field(default_factory=dict)
+    first: dict[Process, dict[str, Any]] = field(default_factory=dict)
     most: Counter[str] = field(default_factory=Counter)
 
     def plan(self, number: int) -> list[Fault]:
@@ -130,16 +133,25 @@ class Chaos:
 
     async def _check_leaks(self) -> None:
         for process in (self.target.api, *self.target.workers):
+            first = self.first.setdefault(process, await process.census())
+            census = await self._calm(process, first)
+            for what, more in _MORE.items():
+                self.most[what] = max(self.most[what], census[what] - first[what])
+                assert census[what] - first[what] <= more, f"{process.log}: {first}, and now {census}"
+
+    async def _calm(self, process: Process, first: dict[str, Any]) -> dict[str, Any]:
+        """The census once it is within its limits, or after some seconds: what a fault has begun may take as long."""
+        deadline = time.monotonic() + _CALM_SECONDS
+        while True:
             census = await process.census()
-            first = self.first.setdefault(process, census)
-            for what, count in census.items():
-                self.most[what] = max(self.most[what], count - first[what])
-                assert count - first[what] <= _MORE[what], f"{process.log}: {what} grew from {first[what]} to {count}"
+            if all(census[what] - first[what] <= more for what, more in _MORE.items()) or time.monotonic() > deadline:
+                return census
+            await asyncio.sleep(0.2)
 
 
 def _form(file: File) -> aiohttp.FormData:
     form = aiohttp.FormData()
-    form.add_field("file", file.data, filename="chaos.csv", content_type="text/csv")
+    form.add_field("file", io.BytesIO(file.data), filename="chaos.csv", content_type="text/csv")
     return form
 
 

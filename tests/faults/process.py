@@ -2,7 +2,8 @@
 
     python -m tests.faults.process [--die-at PLACE [--die-on N]] ROLE…
 
-SIGUSR1 has it write an event `faults.census` with the number of its tasks, file descriptors and threads.
+SIGUSR1 has it write an event `faults.census` with the number of its tasks, file descriptors and threads, and the names
+of what its tasks run.
 """
 
 from __future__ import annotations
@@ -98,11 +99,13 @@ def _dying_copy(
 
 
 def _census(*_: object) -> None:
+    tasks = asyncio.all_tasks()
     _say(
         event="faults.census",
-        tasks=len(asyncio.all_tasks()),
+        tasks=len(tasks),
         fds=len(list(Path("/proc/self/fd").iterdir())),
         threads=threading.active_count(),
+        names=sorted(getattr(task.get_coro(), "__qualname__", task.get_name()) for task in tasks),
     )
 
 

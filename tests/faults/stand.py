@@ -47,8 +47,8 @@ class Process(Service):
 
     module = "tests.faults.process"
 
-    async def census(self) -> dict[str, int]:
-        """How many tasks, file descriptors and threads it has."""
+    async def census(self) -> dict[str, Any]:
+        """How many tasks, file descriptors and threads it has, and `names`: what the tasks run."""
         before = len(self._censuses())
         self.signal(signal.SIGUSR1)
         async with asyncio.timeout(10):
