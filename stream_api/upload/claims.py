@@ -59,27 +59,31 @@ class KeyClaims:
         :raises Failure: `idempotency_key_in_use` if another one is. Never for a Redis that is away.
         """
         key, token = claim_key(upload_id), secrets.token_hex(16)
+        renewing: asyncio.Task[None] | None = None
         try:
-            held = await self._try_hold(key, token)
-        except Failure as failure:
-            log.warning("upload.claim_unknown", upload_id=str(upload_id), code=failure.code)
-        else:
-            if not held:
-                raise Failure(
-                    "idempotency_key_in_use",
-                    "An upload with this Idempotency-Key is under way; ask again when it has ended.",
-                    retryAfterSeconds=_RETRY_SECONDS,
-                    uploadId=str(upload_id),
-                )
-        renewing = asyncio.create_task(self._renew(key, token))
-        try:
+            await self._take(upload_id, key, token)
+            renewing = asyncio.create_task(self._renew(key, token))
             yield
         finally:
-            # In a task of its own: a cancelled upload releases its claim too.
+            # In a task of its own: a cancelled upload releases its claim too, also one that Redis has not answered yet.
             release = asyncio.create_task(self._let_go(renewing, key, token))
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)
             await asyncio.wait({release})
+
+    async def _take(self, upload_id: UUID, key: str, token: str) -> None:
+        try:
+            held = await self._try_hold(key, token)
+        except Failure as failure:
+            log.warning("upload.claim_unknown", upload_id=str(upload_id), code=failure.code)
+            return
+        if not held:
+            raise Failure(
+                "idempotency_key_in_use",
+                "An upload with this Idempotency-Key is under way; ask again when it has ended.",
+                retryAfterSeconds=_RETRY_SECONDS,
+                uploadId=str(upload_id),
+            )
 
     async def _try_hold(self, key: str, token: str) -> bool:
         async with redis_failures(_REDIS_SECONDS):
@@ -95,8 +99,9 @@ class KeyClaims:
             except Failure as failure:
                 log.debug("upload.claim_not_renewed", key=key, code=failure.code)
 
-    async def _let_go(self, renewing: asyncio.Task[None], key: str, token: str) -> None:
-        await cancel_and_wait(renewing)
+    async def _let_go(self, renewing: asyncio.Task[None] | None, key: str, token: str) -> None:
+        if renewing is not None:
+            await cancel_and_wait(renewing)
         try:
             async with redis_failures(_REDIS_SECONDS):
                 await self._release(keys=[key], args=[token])

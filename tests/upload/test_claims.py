@@ -79,16 +79,46 @@ async def test_that_of_a_killed_process_ends(redis: Redis) -> None:
 async def test_a_cancelled_upload_lets_go(redis: Redis) -> None:
     upload_id = uuid4()
 
+    holding = asyncio.Event()
+
     async def hold() -> None:
         async with KeyClaims(redis).holding(upload_id):
+            holding.set()
             await asyncio.Event().wait()
 
     task = asyncio.create_task(hold())
-    await until_true(redis, claim_key(upload_id), there=True)
+    await holding.wait()
+    assert await redis.exists(claim_key(upload_id))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not await redis.exists(claim_key(upload_id))
+
+
+async def test_an_upload_that_is_cancelled_before_redis_has_answered_lets_go(settings: Settings, redis: Redis) -> None:
+    url = settings.redis_url.get_secret_value()
+    upload_id = uuid4()
+    async with (
+        FaultProxy.before(url) as proxy,
+        open_redis(change(settings, redis_url=SecretStr(proxy.url(url)))) as client,
+    ):
+        await client.ping()
+        # Redis has the script, so that the first command is the one that counts.
+        async with KeyClaims(client).holding(uuid4()):
+            pass
+        await proxy.stall("down")
+
+        async def hold() -> None:
+            async with KeyClaims(client).holding(upload_id):
+                pytest.fail("there was no answer")
+
+        task = asyncio.create_task(hold())
+        await until_true(redis, claim_key(upload_id), there=True)
+        task.cancel()
+        await proxy.restore()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not await redis.exists(claim_key(upload_id))
 
 
 @pytest.mark.parametrize("fault", ["refuse", "stall"])
