@@ -34,9 +34,9 @@ _CHUNK_BYTES: Final = 16 * KIB
 _CONNECTION_BYTES: Final = 448 * KIB
 #: A receiver cannot put a retry off for longer than this.
 RETRY_AFTER_SECONDS: Final = 3600.0
-#: A name server that does not answer holds a thread for half a minute: the threads by which the process resolves the
-#: names of its own services are not for that.
-_RESOLVER_THREADS: Final = 8
+#: A name server that does not answer holds a thread for half a minute, long after the try is over: the threads by which
+#: the process resolves the names of its own services are not for that. They are started when they are needed.
+_RESOLVER_THREADS: Final = 32
 
 
 def memory_bytes(settings: Settings) -> int:

@@ -116,6 +116,19 @@ async def test_a_webhook_outlives_redis(
     assert json.loads(receiver.received[1].body)["status"] == "completed"
 
 
+async def test_a_cancellation_is_told_too(settings: Settings, receiver: Receiver, tmp_path: Path) -> None:
+    async with running("serve", settings, tmp_path, "--no-worker") as api, client_of(api) as client:
+        upload = await client.upload(events(range(3)), callbackUrl=receiver.url)
+        async with client.http.delete(f"{api.url}/upload/{upload['uploadId']}") as answer:
+            assert answer.status == 200
+        async with running("worker", settings, tmp_path, **QUICK):
+            await receiver.until(1)
+            await client.until(upload["uploadId"], delivered)
+    body = json.loads(receiver.received[0].body)
+    assert (body["status"], body["rowsProcessed"], body["rowsFailed"]) == ("cancelled", 0, 0)
+    assert "error" not in body
+
+
 async def test_a_worker_that_is_killed_while_it_sends(settings: Settings, receiver: Receiver, tmp_path: Path) -> None:
     async def hang(request: web.Request) -> web.Response:
         await asyncio.Event().wait()

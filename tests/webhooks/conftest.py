@@ -68,7 +68,8 @@ async def receiving(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Rec
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
-    receiver.url = f"http://{host}:{runner.addresses[0][1]}"
+    name = f"[{host}]" if ":" in host else host
+    receiver.url = f"http://{name}:{runner.addresses[0][1]}"
     try:
         yield receiver
     finally:

@@ -97,6 +97,26 @@ async def test_redis_may_be_emptied_at_any_time(
     assert len({(request.headers["webhook-id"], request.body) for request in receiver.received}) == 1
 
 
+async def test_a_load_does_not_wait_for_a_queue_that_hangs(
+    quick: Settings, deliveries: Deliveries, receiver: Receiver
+) -> None:
+    url = quick.redis_url.get_secret_value()
+    row = await deliveries.ended(receiver.url)
+    async with FaultProxy.before(url) as proxy:
+        hanging = change(quick, redis_url=proxy.url(url))
+        async with open_services(hanging) as services:
+            await proxy.stall()
+            with capture_logs() as logs:
+                async with asyncio.timeout(5):
+                    await services.announce(row)
+            assert [each["event"] for each in logs if each["log_level"] == "warning"].count(
+                "webhooks.not_enqueued"
+            ) == 1
+            await proxy.restore()
+            async with run_webhooks(services):
+                assert (await deliveries.until_state(row.id, "delivered")).webhook_attempts == 1
+
+
 async def test_the_sweep_leaves_alone_what_is_not_overdue(
     deliveries: Deliveries, queue: WebhookQueue, redis: Redis
 ) -> None:

@@ -139,6 +139,18 @@ async def test_of_several_addresses_only_those_that_pass_are_connected_to() -> N
         assert good.received[0].headers["host"] == f"both.example:{port_of(good)}"
 
 
+async def test_version_6_of_the_protocol_is_judged_and_spoken_too() -> None:
+    try:
+        async with receiving("::1") as receiver:
+            url = f"http://[::1]:{port_of(receiver)}/"
+            assert (await send(Answers([]), url)).error == REFUSED
+            assert receiver.received == []
+            assert (await send(Answers([]), url, webhook_allow="::1")).error is None
+            assert len(receiver.received) == 1
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6: {error}")
+
+
 async def test_a_host_is_allowed_by_its_name(receiver: Receiver) -> None:
     resolver = Answers(["127.0.0.1"])
     for host, error in (("receiver.internal", None), ("RECEIVER.internal.", None), ("other.internal", REFUSED)):
