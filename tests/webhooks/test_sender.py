@@ -177,7 +177,8 @@ async def test_cookies_are_not_kept(receiver: Receiver) -> None:
     receiver.answers = [set_cookie]
     tries = sender(Answers(["127.0.0.1"]), webhook_allow="127.0.0.0/8")
     for _ in range(2):
-        await tries.send(receiver.url, b"{}", {})
+        await tries.send(f"http://cookies.example:{port_of(receiver)}/", b"{}", {})
+    assert len(receiver.received) == 2
     assert all("cookie" not in request.headers for request in receiver.received)
 
 
