@@ -28,11 +28,13 @@ from stream_api.http.app import make_runner, make_web_app
 from stream_api.http.collaborators import Collaborators
 from stream_api.http.listener import BoundedSite, open_listener
 from stream_api.http.stopping import UnderWay
+from stream_api.jobs.janitor import Janitor
 from stream_api.jobs.queue import LoadQueue, WebhookQueue
 from stream_api.jobs.reconciler import Reconciler
 from stream_api.jobs.signals import Signals
 from stream_api.jobs.webhooks import webhook_worker
 from stream_api.jobs.worker import LoadWorker
+from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import Pool, open_pool
 from stream_api.ledger.rows import UploadRow
@@ -114,7 +116,11 @@ class Services:
 
         :raises Failure: of the store or the ledger; it can be done again.
         """
-        await clean_up_ended(self.store, manifest, state=row.state, has_ended=self.ledger.has_ended)
+        await self.clean_up_state(manifest, row.state)
+
+    async def clean_up_state(self, manifest: Manifest, state: str) -> None:
+        """As `clean_up`, for whoever has not the whole row."""
+        await clean_up_ended(self.store, manifest, state=state, has_ended=self.ledger.has_ended)
 
 
 @asynccontextmanager
@@ -177,21 +183,31 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
         )
         reconciler = Reconciler(
             pending=Manifests(services.store),
-            has_ended=services.ledger.has_ended,
-            enqueue=services.queue.ensure,
+            states=services.ledger.states,
+            jobs=services.queue,
+            clean_up=services.clean_up_state,
             redis=services.redis,
             interval_seconds=settings.reconcile_seconds,
+        )
+        janitor = Janitor(
+            settings,
+            store=services.store,
+            ledger=services.ledger,
+            expiry=Expiry(services.pool),
+            statuses=services.statuses,
+            redis=services.redis,
         )
         worker = LoadWorker(settings, loader.load)
         await worker.start()
         webhooks = AsyncExitStack()
         await webhooks.enter_async_context(run_webhooks(services))
         reconciling = asyncio.create_task(reconciler.run(), name="reconciler")
+        tidying = asyncio.create_task(janitor.run(), name="janitor")
         try:
             with services.signals.cancelling(worker.cancel):
                 yield worker
         finally:
-            await asyncio.gather(cancel_and_wait(reconciling), worker.stop(), webhooks.aclose())
+            await asyncio.gather(cancel_and_wait(reconciling, tidying), worker.stop(), webhooks.aclose())
 
 
 @asynccontextmanager

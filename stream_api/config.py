@@ -236,6 +236,12 @@ class Settings(BaseSettings):
     """How long the status record lives, from its last change."""
     reconcile_seconds: Annotated[float, Field(gt=0)] = 15.0
     """How often a worker looks for uploads that are stored but have no job."""
+    janitor_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """How often a worker looks for what is left over in the bucket, and for uploads that expire."""
+    orphan_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """What nobody knows is removed when it is seen again after so long; more than a living upload can stand still."""
+    retention_seconds: Annotated[float, Field(gt=0)] = 7 * 24 * 3600.0
+    """An upload expires so long after its last end state: file, status and ledger go, and nothing can be retried."""
 
     # -- webhooks --------------------------------------------------------------------------------------------
     webhook_secrets: Annotated[SecretStr | None, AfterValidator(_checked_secrets)] = None
@@ -269,6 +275,16 @@ class Settings(BaseSettings):
         return _allowed(self.webhook_allow)
 
     @property
+    def longest_stall_seconds(self) -> float:
+        """How long an upload that lives may send S3 nothing: it waits for room, for its client, and for one request."""
+        request_seconds = self.s3_connect_timeout_seconds + self.s3_read_timeout_seconds + self.part_bytes / (64 * KIB)
+        return (
+            self.admission_timeout_seconds
+            + self.client_idle_timeout_seconds
+            + self.s3_max_attempts * (request_seconds + 10)
+        )
+
+    @property
     def database_host(self) -> str:
         """Host and port of the database, without its credentials, for messages."""
         authority = self.database_url.get_secret_value().partition("://")[2].partition("?")[0].partition("/")[0]
@@ -294,5 +310,14 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         if self.batch_bytes > self.segment_bytes:
             msg = "STREAM_API_BATCH_BYTES must not be larger than STREAM_API_SEGMENT_BYTES: a batch lies in one segment"
+            raise ValueError(msg)
+        if self.orphan_seconds <= self.longest_stall_seconds:
+            msg = (
+                f"STREAM_API_ORPHAN_SECONDS ({self.orphan_seconds:g}) must be more than an upload that lives can stand "
+                f"still ({self.longest_stall_seconds:g} s: STREAM_API_ADMISSION_TIMEOUT_SECONDS, "
+                "STREAM_API_CLIENT_IDLE_TIMEOUT_SECONDS, and STREAM_API_S3_MAX_ATTEMPTS times the time-outs of S3 and the "
+                "slowest sending of STREAM_API_PART_BYTES), "
+                "or the janitor would remove it"
+            )
             raise ValueError(msg)
         return self

@@ -1,9 +1,14 @@
-"""The end of background tasks."""
+"""The end of background tasks, and many small tasks at once."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from stream_api.flow.causes import first_cause
+
+T = TypeVar("T")
 
 #: Until a task that goes on is cancelled again; time enough for one that cleans up behind itself.
 _AGAIN_SECONDS: Final = 0.5
@@ -20,3 +25,22 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=_AGAIN_SECONDS)
+
+
+async def for_each(items: Iterable[T], do: Callable[[T], Awaitable[object]], *, at_once: int) -> None:
+    """Do something with each item, with some of them at a time. After the first failure no other is begun.
+
+    :raises Exception: the cause of all failures, as `first_cause` finds it.
+    """
+    left = iter(items)
+
+    async def lane() -> None:
+        for item in left:
+            await do(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(lane())
+    except BaseExceptionGroup as failures:
+        raise first_cause(failures) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -99,6 +100,23 @@ class LoadQueue(JobQueue):
         """
         async with redis_failures():
             await self._add(str(upload_id))
+
+    async def without_job(self, upload_ids: Sequence[UUID]) -> list[UUID]:
+        """Those of the uploads that have no job that waits or runs, in one exchange with Redis.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        async with redis_failures():
+            pipeline = self._redis.pipeline(transaction=False)
+            for upload_id in upload_ids:
+                _ = pipeline.hmget(self._queue.toKey(str(upload_id)), ["timestamp", "finishedOn"])
+            answers = await pipeline.execute()
+        # A job that has ended and was kept is none: `ensure` brings it back.
+        return [
+            upload_id
+            for upload_id, (added, finished) in zip(upload_ids, answers, strict=True)
+            if added is None or finished is not None
+        ]
 
     async def enqueue_again(self, upload_id: UUID) -> bool:
         """Enqueue the upload if that was asked for while its job, which has now ended, was running.

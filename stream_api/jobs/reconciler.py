@@ -1,11 +1,15 @@
-"""The reconciler: finds uploads that are stored but have no job, so that Redis may lose everything at any time."""
+"""The reconciler: finds uploads that are stored but have no job, so that Redis may lose everything at any time.
+
+A round asks for a page of uploads at once: one query for their states, one exchange with Redis for their jobs. Only of
+what has neither a row in an end state nor a job is the manifest read, a few at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
@@ -14,45 +18,50 @@ import structlog
 from redis.asyncio import Redis
 
 from stream_api.errors import Failure
-from stream_api.jobs.queue import PREFIX
-from stream_api.status.connection import redis_failures
+from stream_api.flow.tasks import for_each
+from stream_api.jobs.lock import one_round
+from stream_api.ledger.rows import Known
+from stream_api.storage.manifests import Manifest
 
 log = structlog.get_logger()
 
-_LOCK_KEY: Final = f"{PREFIX}:reconciler"
-#: A reconciler that dies in the middle of a round is replaced after this long; one that lives renews it.
-_LOCK_SECONDS: Final = 30.0
-#: Extends the lock, or lets it end, as long as it is ours.
-_EXTEND: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
+#: Uploads that are asked for together.
+_PAGE: Final = 500
+#: Requests to S3 or Redis at once, of one round.
+_AT_ONCE: Final = 8
 
 
 class PendingUploads(Protocol):
     """The markers `pending/<id>`: there from before an upload is stored until after its end state."""
 
-    def list_pending(self) -> AsyncIterator[UUID]:
+    def list_pending(self) -> AsyncGenerator[UUID, None]:
         """Every upload with a marker."""
 
-    async def is_stored(self, upload_id: UUID, /) -> bool:
-        """Whether the upload has its manifest: until then it is still being received, or was given up."""
-
-    async def mark_pending(self, upload_id: UUID, /) -> None:
-        """Set the marker."""
-
-    async def clear_pending(self, upload_id: UUID, /) -> None:
-        """Remove the marker."""
+    async def read(self, upload_id: UUID, /) -> Manifest | None:
+        """The manifest; `None` while the upload is still being received, or when it was given up."""
 
 
-@dataclass(frozen=True, slots=True)
+class LoadJobs(Protocol):
+    """The queue of loads."""
+
+    async def without_job(self, upload_ids: Sequence[UUID], /) -> list[UUID]:
+        """Those of the uploads that have no job."""
+
+    async def ensure(self, upload_id: UUID, /) -> None:
+        """Give an upload a job where it has none."""
+
+
+@dataclass(slots=True)
 class Round:
     """What one round has found.
 
-    :param enqueued: stored uploads that have not ended: now they have a job, if they had none.
-    :param cleared: markers of ended uploads, removed.
-    :param unstored: markers without a manifest, left alone.
+    :param enqueued: stored uploads that had no job and have one now.
+    :param cleaned: ended uploads that were left with their marker: what is to go after their end has gone.
+    :param unstored: markers without a manifest, left alone: the upload is under way, or it is the janitor's.
     """
 
     enqueued: int = 0
-    cleared: int = 0
+    cleaned: int = 0
     unstored: int = 0
 
 
@@ -60,8 +69,9 @@ class Reconciler:
     """Runs beside a worker. Of all workers one does a round at a time.
 
     :param pending: the markers.
-    :param has_ended: whether PostgreSQL has the upload in an end state.
-    :param enqueue: gives an upload a job where it has none (`LoadQueue.ensure`).
+    :param states: what PostgreSQL knows of a page of uploads (`Ledger.states`).
+    :param jobs: the queue of loads.
+    :param clean_up: does the end of a load once more: removes what an upload in that end state needs no more.
     :param redis: of `open_redis`; for the lock. Stays the caller's.
     :param interval_seconds: between two rounds, over all workers.
     """
@@ -70,17 +80,18 @@ class Reconciler:
         self,
         *,
         pending: PendingUploads,
-        has_ended: Callable[[UUID], Awaitable[bool]],
-        enqueue: Callable[[UUID], Awaitable[None]],
+        states: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, Known]]],
+        jobs: LoadJobs,
+        clean_up: Callable[[Manifest, str], Awaitable[None]],
         redis: Redis,
         interval_seconds: float,
     ) -> None:
         self._pending = pending
-        self._has_ended = has_ended
-        self._enqueue = enqueue
+        self._states = states
+        self._jobs = jobs
+        self._clean_up = clean_up
         self._redis = redis
         self._interval_seconds = interval_seconds
-        self._extend = redis.register_script(_EXTEND)
 
     async def run(self) -> None:
         """Do rounds until cancelled. A store or database that is away ends a round, never the reconciler."""
@@ -100,52 +111,50 @@ class Reconciler:
         :returns: what was found; `None` when another worker does a round, or did one less than an interval ago.
         :raises Failure: of the storage, the database or the queue. What was enqueued until then stays.
         """
-        token = secrets.token_hex(16)
-        async with redis_failures():
-            if not await self._redis.set(_LOCK_KEY, token, nx=True, px=int(_LOCK_SECONDS * 1000)):
+        async with one_round(self._redis, "reconciler", interval_seconds=self._interval_seconds) as held:
+            if held is None:
                 return None
-        left_seconds = 0.0
-        try:
-            found = await self._round(token)
-            # Kept for almost an interval: more workers do not make more rounds, and each is a listing of the bucket.
-            left_seconds = self._interval_seconds * 0.8
-        finally:
-            await self._hold(token, left_seconds)
-        if found.enqueued or found.cleared:
-            log.info("reconciler.round", enqueued=found.enqueued, cleared=found.cleared, unstored=found.unstored)
+            found = Round()
+            page: list[UUID] = []
+            async with aclosing(self._pending.list_pending()) as uploads:
+                async for upload_id in uploads:
+                    page.append(upload_id)
+                    if len(page) == _PAGE:
+                        await self._reconcile(page, found)
+                        page = []
+                        if not await held.keep():
+                            break
+            await self._reconcile(page, found)
+        if found.enqueued or found.cleaned:
+            log.info("reconciler.round", enqueued=found.enqueued, cleaned=found.cleaned, unstored=found.unstored)
         return found
 
-    async def _round(self, token: str) -> Round:
-        enqueued = cleared = unstored = 0
-        held_until = asyncio.get_running_loop().time() + _LOCK_SECONDS / 2
-        async for upload_id in self._pending.list_pending():
-            if await self._has_ended(upload_id):
-                cleared += await self._clear(upload_id)
-            elif await self._pending.is_stored(upload_id):
-                await self._enqueue(upload_id)
-                enqueued += 1
-            else:
-                unstored += 1
-            if asyncio.get_running_loop().time() > held_until:
-                if not await self._hold(token, _LOCK_SECONDS):
-                    break  # Another one has begun a round: Redis was flushed, or we were frozen.
-                held_until = asyncio.get_running_loop().time() + _LOCK_SECONDS / 2
-        return Round(enqueued, cleared, unstored)
+    async def _reconcile(self, page: list[UUID], found: Round) -> None:
+        if not page:
+            return
+        states = await self._states(page)
+        jobless = set(await self._jobs.without_job(page))
 
-    async def _clear(self, upload_id: UUID) -> bool:
-        """Remove the marker of an ended upload, unless somebody retries it in this very moment."""
-        await self._pending.clear_pending(upload_id)
-        # A retry sets the marker first and then reopens the row; if it did so between our question and our removing,
-        # the row says so now.
-        if await self._has_ended(upload_id):
-            return True
-        await self._pending.mark_pending(upload_id)
-        return False
+        async def one(upload_id: UUID) -> None:
+            known = states.get(upload_id)
+            if known is not None and not known.ended:
+                # A row implies a manifest.
+                await self._enqueue(upload_id, found)
+                return
+            manifest = await self._pending.read(upload_id)
+            if manifest is None:
+                found.unstored += 1
+            elif known is None or known.created_at != manifest.created_at:
+                # With an Idempotency-Key an id can come back; the row is of the upload that has expired.
+                await self._enqueue(upload_id, found)
+            elif known.state != "expired":
+                # Its worker was killed before it had cleaned up. (What is expired is the janitor's.)
+                await self._clean_up(manifest, known.state)
+                found.cleaned += 1
 
-    async def _hold(self, token: str, seconds: float) -> bool:
-        """Let the lock last that long from now; `False` when it is no longer ours, or Redis is away."""
-        try:
-            async with redis_failures():
-                return bool(await self._extend(keys=[_LOCK_KEY], args=[token, int(seconds * 1000)]))
-        except Failure:
-            return False
+        # While a job for it lasts, an upload is in good hands, also one that has just ended.
+        await for_each([upload_id for upload_id in page if upload_id in jobless], one, at_once=_AT_ONCE)
+
+    async def _enqueue(self, upload_id: UUID, found: Round) -> None:
+        await self._jobs.ensure(upload_id)
+        found.enqueued += 1

@@ -66,6 +66,19 @@ class Intake:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The state of an upload, and the time of the manifest that its row was made of."""
+
+    state: State
+    created_at: datetime
+
+    @property
+    def ended(self) -> bool:
+        """Whether that is an end state."""
+        return self.state in ENDED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRow:
     """An upload as PostgreSQL knows it, with totals summed from its segments.

@@ -8,7 +8,7 @@ would hold its locks until somebody ends it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -18,7 +18,7 @@ import msgspec
 
 from stream_api.errors import Failure, RunLost
 from stream_api.ledger.pool import Connection, Pool, lane_prefix, using
-from stream_api.ledger.rows import ENDED, GET, Intake, UploadRow, updating
+from stream_api.ledger.rows import ENDED, GET, Intake, Known, UploadRow, updating
 from stream_api.ledger.segments import CommittedSegment
 
 #: How long `take` and `cancel` go round before they give up for now. Longer than the 10 s after which the server itself
@@ -33,6 +33,7 @@ INSERT INTO stream_api.uploads
 VALUES ($1, $2, $3, 'uploaded', $4, $5, $6, $7)
 ON CONFLICT (id) DO NOTHING
 """
+_STATES: Final = "SELECT id, state, created_at FROM stream_api.uploads WHERE id = ANY($1::uuid[])"
 _LOOK: Final = "SELECT state, run FROM stream_api.uploads WHERE id = $1"
 # Only sessions of our own role (another's are not ours to end), only with exactly such a name, only of earlier runs.
 # CASE, because the order in which conditions are evaluated is not fixed, and a cast of something else would fail.
@@ -266,6 +267,12 @@ class Ledger:
         async with using(self._pool) as connection:
             seen = await connection.fetchrow(_LOOK, upload_id)
         return seen is not None and seen["state"] in ENDED
+
+    async def states(self, upload_ids: Collection[UUID]) -> dict[UUID, Known]:
+        """The states of those of the uploads that have a row."""
+        async with using(self._pool) as connection:
+            rows = await connection.fetch(_STATES, list(upload_ids))
+        return {row["id"]: Known(row["state"], row["created_at"]) for row in rows}
 
     async def is_expired(self, upload_id: UUID) -> bool:
         """Whether the upload has expired, and its row is still there: what is left of it is being removed."""

@@ -71,6 +71,14 @@ class StatusStore:
         except msgspec.DecodeError:
             return None
 
+    async def remove(self, upload_id: UUID) -> None:
+        """Remove the record of an upload that is to be forgotten.
+
+        :raises Failure: `queue_unavailable`.
+        """
+        async with redis_failures():
+            await self._redis.delete(_key(upload_id))
+
     async def check(self) -> None:
         """Ask for an answer, for `/readyz`.
 

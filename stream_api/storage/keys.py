@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 PENDING_PREFIX: Final = "pending/"
+UPLOADS_PREFIX: Final = "uploads/"
+
+
+class UploadKey(NamedTuple):
+    """A key below `uploads/`: whose it is, and what follows."""
+
+    upload_id: UUID
+    name: str
+
+    @property
+    def is_data(self) -> bool:
+        """Whether data of an upload lies there."""
+        return self.name.startswith("data-")
 
 
 def data_key(upload_id: UUID) -> str:
@@ -19,6 +32,11 @@ def manifest_key(upload_id: UUID) -> str:
     return f"uploads/{upload_id}/manifest.json"
 
 
+def rejects_prefix(upload_id: UUID) -> str:
+    """What the keys of an upload's rejects begin with."""
+    return f"uploads/{upload_id}/rejects/"
+
+
 def pending_key(upload_id: UUID) -> str:
     """The key of the marker that lies there until the upload reaches an end state."""
     return f"{PENDING_PREFIX}{upload_id}"
@@ -26,7 +44,21 @@ def pending_key(upload_id: UUID) -> str:
 
 def upload_of_pending_key(key: str) -> UUID | None:
     """The upload that a marker belongs to, or `None` for a key that is not one of ours."""
+    return _as_written(key.removeprefix(PENDING_PREFIX)) if key.startswith(PENDING_PREFIX) else None
+
+
+def parse_upload_key(key: str) -> UploadKey | None:
+    """What a key below `uploads/` says, or `None` for a key that is not one of ours."""
+    prefix, _, rest = key.partition("/")
+    upload, _, name = rest.partition("/")
+    upload_id = _as_written(upload)
+    return UploadKey(upload_id, name) if prefix == "uploads" and upload_id is not None and name else None
+
+
+def _as_written(text: str) -> UUID | None:
+    """A UUID in the form that we write: others, which Python reads as well, name keys of somebody else."""
     try:
-        return UUID(key.removeprefix(PENDING_PREFIX))
+        upload_id = UUID(text)
     except ValueError:
         return None
+    return upload_id if str(upload_id) == text else None

@@ -29,7 +29,7 @@ from stream_api.storage.errors import AlreadyExists, error_code, translate
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
-    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef
+    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, ListPartsOutputTypeDef
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
@@ -228,7 +228,9 @@ class ObjectStore:
     async def list_multiparts(self, prefix: str) -> list[tuple[str, str]]:
         """Key and multipart id of every unfinished multipart upload of a key, or of all with an empty prefix.
 
-        In between lies no agreement: MinIO takes the prefix for a whole key, where others match its beginning.
+        In between lies no agreement: MinIO takes the prefix for a whole key, where others match its beginning. And
+        with an empty one it lists, all in one page, those that were begun since it was started; the others it removes
+        by itself, after 24 h (`stale_uploads_expiry`).
         """
         found: list[tuple[str, str]] = []
         more: dict[str, Any] = {}
@@ -241,6 +243,32 @@ class ObjectStore:
             if not page.get("IsTruncated"):
                 return found
             more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    async def parts_seen(self, key: str, multipart_id: str) -> list[tuple[int, str, str]]:
+        """Number, ETag and time of every part that the store has; none also for an upload that is no more.
+
+        What changes with every part that comes, also with one that is sent again.
+        """
+        found: list[tuple[int, str, str]] = []
+        more: dict[str, Any] = {}
+
+        async def request() -> ListPartsOutputTypeDef | None:
+            try:
+                return await self._client.list_parts(Bucket=self._bucket, Key=key, UploadId=multipart_id, **more)
+            except self._client.exceptions.ClientError as exc:
+                if error_code(exc) == "NoSuchUpload":
+                    return None
+                raise
+
+        while True:
+            page = await self._call("list_parts", request)
+            if page is None:
+                return []
+            parts = page.get("Parts", [])
+            found += [(part["PartNumber"], part["ETag"], part["LastModified"].isoformat()) for part in parts]
+            if not page.get("IsTruncated") or not parts:
+                return found
+            more = {"PartNumberMarker": parts[-1]["PartNumber"]}
 
     async def abort_multipart(self, key: str, multipart_id: str | None = None) -> None:
         """Abort every multipart upload of a key until the store knows of none and of no part. One that is gone is fine.

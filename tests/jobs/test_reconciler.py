@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncGenerator, Collection
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,11 +14,33 @@ from stream_api.config import Settings
 from stream_api.dev.valkey import Valkey
 from stream_api.errors import Failure
 from stream_api.flow.tasks import cancel_and_wait
+from stream_api.jobs import lock
 from stream_api.jobs import reconciler as reconciler_module
 from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.reconciler import Reconciler, Round
+from stream_api.ledger.rows import Known
 from stream_api.status.connection import open_redis
+from stream_api.storage.manifests import Manifest
 from tests.jobs.conftest import Calls, eventually, until_idle, working
+
+CREATED_AT = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+
+
+def manifest(upload_id: UUID) -> Manifest:
+    return Manifest(
+        upload_id=upload_id,
+        key=f"uploads/{upload_id}/data-1",
+        etag='"1"',
+        size_bytes=1,
+        sha256="",
+        file_name=None,
+        content_type="text/csv",
+        dataset="webhook_events",
+        callback_url=None,
+        fields={},
+        segment_bytes=10,
+        created_at=CREATED_AT,
+    )
 
 
 class World:
@@ -25,7 +49,10 @@ class World:
     def __init__(self) -> None:
         self.pending: dict[UUID, None] = {}
         self.stored: set[UUID] = set()
-        self.ended: set[UUID] = set()
+        self.rows: dict[UUID, Known] = {}
+        #: Manifests that were read, and sizes of the pages that were asked for.
+        self.reads: list[UUID] = []
+        self.pages: list[int] = []
         self.error: Exception | None = None
         #: Clear: listing waits.
         self.open = asyncio.Event()
@@ -38,10 +65,10 @@ class World:
         if stored:
             self.stored.add(upload_id)
         if ended:
-            self.ended.add(upload_id)
+            self.rows[upload_id] = Known("completed", CREATED_AT)
         return upload_id
 
-    async def list_pending(self) -> AsyncIterator[UUID]:
+    async def list_pending(self) -> AsyncGenerator[UUID, None]:
         self.listings += 1
         await self.open.wait()
         if self.error is not None:
@@ -49,21 +76,25 @@ class World:
         for upload_id in list(self.pending):
             yield upload_id
 
-    async def is_stored(self, upload_id: UUID, /) -> bool:
-        return upload_id in self.stored
+    async def read(self, upload_id: UUID, /) -> Manifest | None:
+        self.reads.append(upload_id)
+        return manifest(upload_id) if upload_id in self.stored else None
 
-    async def mark_pending(self, upload_id: UUID, /) -> None:
-        self.pending[upload_id] = None
+    async def clean_up(self, manifest: Manifest, state: str) -> None:
+        assert state == "completed"
+        self.pending.pop(manifest.upload_id, None)
 
-    async def clear_pending(self, upload_id: UUID, /) -> None:
-        self.pending.pop(upload_id, None)
+    async def states(self, upload_ids: Collection[UUID]) -> dict[UUID, Known]:
+        self.pages.append(len(upload_ids))
+        return {each: self.rows[each] for each in upload_ids if each in self.rows}
 
-    async def has_ended(self, upload_id: UUID) -> bool:
-        return upload_id in self.ended
+    @property
+    def ended(self) -> set[UUID]:
+        return {upload_id for upload_id, row in self.rows.items() if row.ended}
 
     async def load(self, upload_id: UUID) -> None:
         """What a worker does."""
-        self.ended.add(upload_id)
+        self.rows[upload_id] = Known("completed", CREATED_AT)
         self.pending.pop(upload_id, None)
 
 
@@ -75,8 +106,9 @@ def world() -> World:
 def reconciler(world: World, queue: LoadQueue, redis: Redis, interval_seconds: float = 0.0) -> Reconciler:
     return Reconciler(
         pending=world,
-        has_ended=world.has_ended,
-        enqueue=queue.ensure,
+        states=world.states,
+        jobs=queue,
+        clean_up=world.clean_up,
         redis=redis,
         interval_seconds=interval_seconds,
     )
@@ -87,10 +119,10 @@ async def test_a_round_enqueues_what_waits_and_clears_what_has_ended(
 ) -> None:
     waiting, receiving, ended = world.upload(), world.upload(stored=False), world.upload(ended=True)
     one = reconciler(world, queue, redis)
-    assert await one.reconcile() == Round(enqueued=1, cleared=1, unstored=1)
+    assert await one.reconcile() == Round(enqueued=1, cleaned=1, unstored=1)
     assert set(world.pending) == {waiting, receiving}
     assert ended not in world.pending
-    assert await one.reconcile() == Round(enqueued=1, cleared=0, unstored=1)  # it has a job, and gets no other
+    assert await one.reconcile() == Round(enqueued=0, cleaned=0, unstored=1)  # it has a job, and gets no other
     async with working(job_settings, calls):
         await calls.until(lambda calls: calls.ended == [waiting])
         await until_idle(redis)
@@ -152,7 +184,7 @@ async def test_one_at_a_time_and_one_in_an_interval(queue: LoadQueue, redis: Red
     assert await second.reconcile() is None
     assert 30 < await redis.ttl("stream-api:reconciler") <= 800
     await redis.delete("stream-api:reconciler")
-    assert await second.reconcile() == Round(enqueued=1)
+    assert await second.reconcile() == Round()  # it has its job
 
 
 async def test_a_round_that_fails_frees_the_lock_and_the_next_one_works(
@@ -185,32 +217,57 @@ async def test_no_error_ends_the_loop(queue: LoadQueue, redis: Redis, world: Wor
     await cancel_and_wait(running)
 
 
-async def test_a_retry_in_the_moment_of_clearing_keeps_its_marker(queue: LoadQueue, redis: Redis, world: World) -> None:
-    upload_id = world.upload(ended=True)
-    asked = 0
+async def test_only_what_has_neither_a_row_nor_a_job_is_read(queue: LoadQueue, redis: Redis, world: World) -> None:
+    running, busy, new = world.upload(), world.upload(), world.upload()
+    world.rows[running] = Known("processing", CREATED_AT)
+    await queue.enqueue(busy)
+    assert await reconciler(world, queue, redis).reconcile() == Round(enqueued=2)
+    assert world.reads == [new]
+    assert await queue.without_job([running, busy, new]) == []
 
-    async def has_ended(_upload_id: UUID) -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == 1
 
-    one = Reconciler(pending=world, has_ended=has_ended, enqueue=queue.ensure, redis=redis, interval_seconds=0)
-    assert await one.reconcile() == Round()
-    assert upload_id in world.pending
+async def test_a_job_that_has_ended_and_was_kept_is_none(queue: LoadQueue, redis: Redis, world: World) -> None:
+    upload_id = world.upload()
+    await queue.enqueue(upload_id)
+    await redis.hset(f"stream-api:loads:{upload_id}", "finishedOn", "1")
+    assert await queue.without_job([upload_id]) == [upload_id]
+
+
+async def test_an_id_that_has_come_back_is_loaded_and_one_that_has_expired_is_the_janitors(
+    queue: LoadQueue, redis: Redis, world: World
+) -> None:
+    back, expired = world.upload(), world.upload()
+    world.rows[back] = Known("expired", CREATED_AT - timedelta(days=7))
+    world.rows[expired] = Known("expired", CREATED_AT)
+    assert await reconciler(world, queue, redis).reconcile() == Round(enqueued=1)
+    assert await queue.without_job([back, expired]) == [expired]
+    assert set(world.pending) == {back, expired}
+
+
+async def test_many_uploads_are_asked_for_by_pages(queue: LoadQueue, redis: Redis, world: World) -> None:
+    for _ in range(1001):
+        world.upload(ended=True)
+    assert await reconciler(world, queue, redis).reconcile() == Round(cleaned=1001)
+    assert world.pages == [500, 500, 1]
 
 
 async def test_a_long_round_keeps_its_lock_and_one_that_lost_it_stops(
     queue: LoadQueue, redis: Redis, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler_module, "_LOCK_SECONDS", 0.0)  # due for renewal after each upload
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 2.0)  # due for renewal after each upload, as if that took long
+    monkeypatch.setattr(reconciler_module, "_PAGE", 1)
+    monkeypatch.setattr(lock, "monotonic", itertools.count().__next__)
     for _ in range(3):
         world.upload(ended=True)
-    original = redis.set
+    clean_up, cleaned = world.clean_up, 0
 
-    async def with_a_lasting_lock(*arguments: object, **options: object) -> object:
-        return await original("stream-api:reconciler", arguments[1], px=60000)  # type: ignore[arg-type]
+    async def flushed_after_two(manifest: Manifest, state: str) -> None:
+        nonlocal cleaned
+        await clean_up(manifest, state)
+        cleaned += 1
+        if cleaned == 2:
+            await redis.flushdb()
 
-    monkeypatch.setattr(redis, "set", with_a_lasting_lock)
-    found = await reconciler(world, queue, redis).reconcile()
-    # The first renewal, for no time at all, ended the lock; the second found it gone.
-    assert found == Round(cleared=2)
+    monkeypatch.setattr(world, "clean_up", flushed_after_two)
+    assert await reconciler(world, queue, redis).reconcile() == Round(cleaned=2)
+    assert len(world.pending) == 1
