@@ -315,8 +315,8 @@ class Settings(BaseSettings):
             msg = (
                 f"STREAM_API_ORPHAN_SECONDS ({self.orphan_seconds:g}) must be more than an upload that lives can stand "
                 f"still ({self.longest_stall_seconds:g} s: STREAM_API_ADMISSION_TIMEOUT_SECONDS, "
-                "STREAM_API_CLIENT_IDLE_TIMEOUT_SECONDS, and STREAM_API_S3_MAX_ATTEMPTS times the time-outs of S3 and the "
-                "slowest sending of STREAM_API_PART_BYTES), "
+                "STREAM_API_CLIENT_IDLE_TIMEOUT_SECONDS, and STREAM_API_S3_MAX_ATTEMPTS times the time-outs of S3 "
+                "and the slowest sending of STREAM_API_PART_BYTES), "
                 "or the janitor would remove it"
             )
             raise ValueError(msg)
