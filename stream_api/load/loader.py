@@ -143,6 +143,9 @@ class Loader:
                     )
                     step = "load"
                     if isinstance(taken, Ended):
+                        if run is not None and taken.row.run != run:
+                            log.info("load.run_lost")  # whoever has ended it also does what follows
+                            return None
                         return taken.row
                     run, uncertain, attempts.segments = taken.run, None, len(taken.segments)
                     with structlog.contextvars.bound_contextvars(run=run):
