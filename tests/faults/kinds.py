@@ -34,8 +34,6 @@ class Target:
     workers: list[Process] = field(default_factory=list)
     #: Two faults of one server at once would mend each other.
     locks: defaultdict[object, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
-    #: Whether an API process was killed: what it was receiving is left for the janitor.
-    api_killed: bool = False
 
     async def start(self, *, workers: int) -> None:
         """Start the processes."""
@@ -93,7 +91,6 @@ async def stop_worker(target: Target, rng: random.Random) -> None:
 
 async def kill_api(target: Target, rng: random.Random) -> None:
     async with target.locks["api"]:
-        target.api_killed = True
         await target.api.kill()
         target.api = await target.stand.start("serve", "--no-worker", **target.values)
 

@@ -12,12 +12,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import aiohttp
 import asyncpg
 from redis.asyncio import Redis
 
 from stream_api.config import Settings
+from stream_api.storage.manifests import read_manifest
+from stream_api.storage.objects import open_object_store
 from tests.conftest import Bucket
 from tests.faults.files import CHECKSUM, File
 from tests.support.faults import FaultProxy
@@ -92,6 +95,13 @@ class Stand:
     async def start_api(self, *, through: Settings | None = None, **values: Any) -> Client:
         """Start an API without a worker; a client of it. Arguments as for `start`."""
         return Client(self.http, (await self.start("serve", "--no-worker", through=through, **values)).url)
+
+    async def data_key(self, upload_id: str) -> str:
+        """Where the data of an upload lies, or lay."""
+        async with open_object_store(self.settings) as store:
+            manifest = await read_manifest(store, UUID(upload_id))
+        assert manifest is not None
+        return manifest.key
 
     async def flush(self) -> None:
         """Empty Redis, as FLUSHALL does on one that is ours alone."""
