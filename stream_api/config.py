@@ -70,7 +70,7 @@ def _webhook_keys(text: str) -> list[bytes]:
             key = b""
         if prefix != _SECRET_PREFIX or not _SECRET_LEAST_BYTES <= len(key) <= _SECRET_MOST_BYTES:
             msg = (
-                f"secret number {number} is not {_SECRET_PREFIX} and the base64 of {_SECRET_LEAST_BYTES} to "
+                f"secret number {number} is not {_SECRET_PREFIX} followed by the base64 of {_SECRET_LEAST_BYTES} to "
                 f"{_SECRET_MOST_BYTES} bytes"
             )
             raise ValueError(msg)

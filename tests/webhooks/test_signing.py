@@ -77,7 +77,7 @@ def test_wrong_secrets_are_refused_at_start_and_not_shown(wrong: str) -> None:
         Settings(webhook_secrets=SecretStr(wrong))
     (error,) = caught.value.errors()
     number = 2 if "," in wrong else 1
-    assert error["msg"].endswith(f"secret number {number} is not whsec_ and the base64 of 24 to 64 bytes")
+    assert error["msg"].endswith(f"secret number {number} is not whsec_ followed by the base64 of 24 to 64 bytes")
     assert wrong not in str(caught.value)
 
 
