@@ -74,6 +74,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "constraint_violated": ErrorCode(422, "A row violates a constraint of the table"),
     "record_too_long": ErrorCode(422, "A record is longer than the limit"),
     "encoding_unsupported": ErrorCode(422, "The file is not text in UTF-8"),
+    "manifest_unreadable": ErrorCode(500, "The upload's manifest cannot be read"),
     "data_gone": ErrorCode(410, "The upload's data is no longer in the object storage"),
     "data_changed": ErrorCode(409, "The upload's data is not what was stored"),
     "ledger_incomplete": ErrorCode(500, "The ledger does not cover the file", transient=True),

@@ -33,6 +33,7 @@ from stream_api.errors import Failure
 from stream_api.flow.tasks import for_each
 from stream_api.jobs.lock import Held, one_round
 from stream_api.jobs.sightings import Sightings
+from stream_api.jobs.unreadable import passing_over
 from stream_api.ledger.expiry import Expired, Expiry
 from stream_api.ledger.uploads import Ledger
 from stream_api.status.store import StatusStore
@@ -144,7 +145,7 @@ class Janitor:
                 await self._remove(upload, held)
                 done.expired += 1
 
-            await for_each(expired, one, at_once=_AT_ONCE)
+            await for_each(expired, passing_over(one), at_once=_AT_ONCE)
             if len(expired) < _PAGE:
                 return
 
@@ -257,7 +258,7 @@ class _BucketRound:
                     self._done.data += 1
                     log.info("janitor.data_removed", key=key)
 
-        await for_each(page, one, at_once=_AT_ONCE)
+        await for_each(page, passing_over(one), at_once=_AT_ONCE)
 
     async def _markers(self) -> None:
         page: list[UUID] = []
@@ -282,7 +283,7 @@ class _BucketRound:
 
         # A row implies a manifest, until it has expired.
         rowless = [upload_id for upload_id in page if upload_id not in states or states[upload_id].state == "expired"]
-        await for_each(rowless, one, at_once=_AT_ONCE)
+        await for_each(rowless, passing_over(one), at_once=_AT_ONCE)
 
 
 async def _unmark(store: ObjectStore, upload_id: UUID) -> bool:

@@ -20,6 +20,7 @@ from redis.asyncio import Redis
 from stream_api.errors import Failure
 from stream_api.flow.tasks import for_each
 from stream_api.jobs.lock import one_round
+from stream_api.jobs.unreadable import passing_over
 from stream_api.ledger.rows import Known
 from stream_api.storage.manifests import Manifest
 
@@ -153,7 +154,7 @@ class Reconciler:
                 found.cleaned += 1
 
         # While a job for it lasts, an upload is in good hands, also one that has just ended.
-        await for_each([upload_id for upload_id in page if upload_id in jobless], one, at_once=_AT_ONCE)
+        await for_each([each for each in page if each in jobless], passing_over(one), at_once=_AT_ONCE)
 
     async def _enqueue(self, upload_id: UUID, found: Round) -> None:
         await self._jobs.ensure(upload_id)

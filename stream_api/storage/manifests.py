@@ -62,7 +62,7 @@ async def write_manifest(store: ObjectStore, manifest: Manifest) -> None:
 async def read_manifest(store: ObjectStore, upload_id: UUID) -> Manifest | None:
     """The manifest of an upload, or `None` if there is none.
 
-    :raises Failure: as `ObjectStore.get`.
+    :raises Failure: as `ObjectStore.get`; `manifest_unreadable`.
     """
     try:
         data = await store.get(manifest_key(upload_id))
@@ -70,7 +70,14 @@ async def read_manifest(store: ObjectStore, upload_id: UUID) -> Manifest | None:
         if failure.code == "data_gone":
             return None
         raise
-    return msgspec.json.decode(data, type=Manifest)
+    try:
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as exc:
+        detail = (
+            f"The manifest of upload {upload_id} cannot be read. Was it written by a later version of the service? "
+            "Nothing of the upload is touched until it can be read."
+        )
+        raise Failure("manifest_unreadable", detail, uploadId=str(upload_id)) from exc
 
 
 async def has_data(store: ObjectStore, manifest: Manifest) -> bool:

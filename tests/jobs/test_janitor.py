@@ -384,3 +384,13 @@ async def test_two_at_once_remove_everything_and_nothing_else(bench: Bench) -> N
 async def test_of_several_workers_one_does_a_round_in_an_interval(bench: Bench) -> None:
     assert await bench.janitor.tidy() == Tidied()
     assert await bench.janitor.tidy() is None
+
+
+async def test_an_upload_whose_manifest_cannot_be_read_is_passed_over_and_in_nobodys_way(bench: Bench) -> None:
+    unreadable, orphan = await bench.stored(), data_key(uuid4())
+    await bench.store.put(manifest_key(unreadable.upload_id), b'{"version": 99}')
+    await bench.store.put(orphan, b"x")
+    before = await bench.keys()
+    await bench.tidy()
+    assert (await bench.tidy(later=2 * HOUR)).data == 1
+    assert await bench.keys() == before - {orphan}
