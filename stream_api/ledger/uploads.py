@@ -304,7 +304,8 @@ class Ledger:
                 covered = why["covered"] if why["hole"] is None else why["hole"]
                 raise Failure(
                     "ledger_incomplete",
-                    f"The ledger covers {covered} of {why['size_bytes']} bytes without gap or overlap",
+                    f"The ledger covers {covered} of {why['size_bytes']} bytes without gap or overlap. Retry the load; "
+                    "if it fails again, report it.",
                     coveredBytes=covered,
                     sizeBytes=why["size_bytes"],
                 )

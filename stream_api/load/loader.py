@@ -166,6 +166,9 @@ class Loader:
                 failure, uncertain = exc, exc if step == "take" else uncertain
             pause_seconds = attempts.failed()
             if pause_seconds is None:
+                if failure.code == "ledger_incomplete" and run is not None:
+                    # Nobody's outage, and nothing that time mends: somebody has to look.
+                    return await self._fail(upload_id, run, failure)
                 await self._interrupted(upload_id, run, failure)
             log.info(
                 "load.attempt_failed", run=run, code=failure.code, detail=failure.detail, segments=attempts.segments

@@ -13,6 +13,7 @@ from stream_api.config import Settings
 from stream_api.errors import Failure
 from stream_api.load import retrying
 from stream_api.load.retrying import Attempts, FullDisks
+from tests.load.conftest import events, open_loading
 from tests.load.test_faults import ROWS, Behind, behind_proxies, finishes, until
 from tests.support.settings import change
 
@@ -173,3 +174,24 @@ def test_only_so_many_full_disks_are_remembered(monkeypatch: pytest.MonkeyPatch)
     disks.judged(second, FULL, segments=0)
     now = 60.0
     assert disks.judged(first, FULL, segments=0).transient
+
+
+async def test_a_ledger_that_stays_incomplete_fails_the_load(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incomplete = Failure("ledger_incomplete", "The ledger covers 1 of 2 bytes.")
+
+    async def complete(*_: object) -> None:
+        raise incomplete
+
+    async with open_loading(change(settings, load_attempts=2)) as loading:
+        manifest = await loading.stored(events(range(3)))
+        with monkeypatch.context() as patch:
+            patch.setattr(loading.ledger, "complete", complete)
+            row = await loading.load(manifest)
+        assert (row.state, row.run) == ("failed", 2)
+        assert row.error is not None
+        assert row.error["code"] == "ledger_incomplete"
+        await loading.ledger.reopen(manifest.upload_id)
+        row = await loading.load(manifest)
+        assert (row.state, row.rows_inserted, await loading.count()) == ("completed", 3, 3)
