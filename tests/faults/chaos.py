@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import json
 import random
 import shutil
 import sys
@@ -16,7 +17,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,7 @@ from tests.faults.files import File, make_file
 from tests.faults.kinds import KINDS, Target
 from tests.faults.servers import Servers, running_servers
 from tests.faults.stand import Process, open_stand
+from tests.webhooks.conftest import Receiver, receiving
 
 #: Settings of the processes: loads of many segments.
 VALUES: Final[dict[str, object]] = {
@@ -61,6 +62,16 @@ class Fault:
     seed: str
 
 
+def plan(seed: int, number: int) -> list[Fault]:
+    """The faults of a run."""
+    rng = random.Random(f"{seed}:{number}")
+    kinds = list(KINDS)
+    return [
+        Fault(rng.choice(kinds), rng.uniform(0, _SPAN_SECONDS), f"{seed}:{number}:{index}")
+        for index in range(rng.randint(1, 4))
+    ]
+
+
 @dataclass
 class Chaos:
     """Runs, one after another, on one set of servers and processes.
@@ -71,20 +82,13 @@ class Chaos:
     target: Target
     seed: int
     rows: int
-    kinds: Sequence[str] = tuple(KINDS)
+    receiver: Receiver
     faults: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
     #: Loads that were taken more than once.
     interrupted: int = 0
     first: dict[Process, dict[str, Any]] = field(default_factory=dict)
     most: Counter[str] = field(default_factory=Counter)
-
-    def plan(self, number: int) -> list[Fault]:
-        """The faults of a run."""
-        rng = random.Random(f"{self.seed}:{number}")
-        return [
-            Fault(rng.choice(self.kinds), rng.uniform(0, _SPAN_SECONDS), f"{self.seed}:{number}:{index}")
-            for index in range(rng.randint(1, 4))
-        ]
 
     async def run(self, number: int) -> None:
         """One run.
@@ -93,43 +97,68 @@ class Chaos:
         :raises TimeoutError: something did not end.
         """
         stand = self.target.stand
+        self.target.upload, self.target.cancelled = asyncio.get_running_loop().create_future(), False
+        self.receiver.received.clear()
         await stand.database.value("TRUNCATE webhook_events")
         file = make_file(self.rows, seed=number % 2)
         async with asyncio.timeout(_END_SECONDS):
             async with asyncio.TaskGroup() as group:
-                uploading = group.create_task(self._upload(number, file))
-                for fault in self.plan(number):
+                group.create_task(self._upload(number, file))
+                for fault in plan(self.seed, number):
                     group.create_task(self._break(fault))
-            upload_id = uploading.result()
+            upload_id = self.target.upload.result()
             own = await stand.data_key(upload_id)
-            # What a killed API was receiving, and multipart uploads that were begun without the API hearing of it, are
-            # for the janitor.
-            status = await stand.check_loaded(
-                self.target.client, upload_id, file, kept=lambda key: "/data-" in key and key != own
-            )
+
+            def is_stray(key: str) -> bool:
+                # What a killed API was receiving, and multipart uploads that were begun without the API hearing of it,
+                # are for the janitor, after an hour.
+                return "/data-" in key and key != own
+
+            status = await stand.ended(self.target.client, upload_id)
+            check = stand.check_loaded
+            if status["status"] == "cancelled" and self.target.cancelled:
+                check = stand.check_cancelled
+            assert await check(self.target.client, upload_id, file, kept=is_stray) == status
+        self._check_webhooks(status)
+        self.ends[status["status"]] += 1
         self.interrupted += status["run"] > 1
         await self._check_leaks()
+
+    def _check_webhooks(self, status: dict[str, Any]) -> None:
+        """The end state was told of at least once, and always by the same name."""
+        assert status["webhook"]["state"] == "delivered", status["webhook"]
+        assert len({received.headers["webhook-id"] for received in self.receiver.received}) == 1
+        for received in self.receiver.received:
+            told = json.loads(received.body)
+            assert (told["uploadId"], told["status"]) == (status["uploadId"], status["status"])
+            assert told["rowsProcessed"] == status["rowsProcessed"]
 
     async def _break(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at_seconds)
         self.faults[fault.kind] += 1
         await KINDS[fault.kind](self.target, random.Random(fault.seed))
 
-    async def _upload(self, number: int, file: File) -> str:
+    async def _upload(self, number: int, file: File) -> None:
         """Upload as a client that does not give up: with the same key until there is an answer."""
         key = f"chaos-{self.seed}-{number}-{time.time_ns()}"
         while True:
             try:
                 async with self.target.stand.http.post(
-                    f"{self.target.api.url}/upload", data=_form(file), headers={"Idempotency-Key": key}
+                    f"{self.target.api.url}/upload", data=self._form(file), headers={"Idempotency-Key": key}
                 ) as answer:
                     body: dict[str, Any] = await answer.json(content_type=None)
                     if answer.status == 202:
-                        return str(body["uploadId"])
+                        self.target.upload.set_result(body["uploadId"])
+                        return
                     assert answer.status in {409, 503}, body
             except (aiohttp.ClientError, ConnectionError):
                 pass  # No answer: the same again.
             await asyncio.sleep(0.2)
+
+    def _form(self, file: File) -> aiohttp.FormData:
+        form = aiohttp.FormData({"callbackUrl": f"{self.receiver.url}/ended"})
+        form.add_field("file", io.BytesIO(file.data), filename="chaos.csv", content_type="text/csv")
+        return form
 
     async def _check_leaks(self) -> None:
         for process in (self.target.api, *self.target.workers):
@@ -149,12 +178,6 @@ class Chaos:
             await asyncio.sleep(0.2)
 
 
-def _form(file: File) -> aiohttp.FormData:
-    form = aiohttp.FormData()
-    form.add_field("file", io.BytesIO(file.data), filename="chaos.csv", content_type="text/csv")
-    return form
-
-
 async def _prepare(servers: Servers) -> Servers:
     """The same servers without anything of earlier runs."""
     bucket = Bucket(servers.store, f"chaos-{uuid4().hex}")
@@ -169,32 +192,33 @@ async def run_chaos(servers: Servers, options: argparse.Namespace) -> list[int]:
     """Run and print what happens; the numbers of the runs that failed."""
     numbers = deque([options.only] if options.only is not None else range(options.runs))
     failed: list[int] = []
-    faults, most, seconds, interrupted = Counter[str](), Counter[str](), list[float](), 0
+    faults, ends, most, seconds, interrupted = Counter[str](), Counter[str](), Counter[str](), list[float](), 0
     while numbers:
         # After a failure everything begins anew: the next run is not to suffer for it.
         servers = await _prepare(servers)
         folder = Path(tempfile.mkdtemp(prefix="stream-api-chaos-"))
-        async with open_stand(servers.settings, servers.bucket, folder) as stand:
-            chaos = Chaos(Target(stand, servers, VALUES), options.seed, options.rows)
+        async with receiving() as receiver, open_stand(servers.settings, servers.bucket, folder) as stand:
+            chaos = Chaos(Target(stand, servers, VALUES), options.seed, options.rows, receiver)
             await stand.flush()
             await chaos.target.start(workers=_WORKERS)
             while numbers:
                 number = numbers.popleft()
-                plan = ", ".join(f"{fault.kind} at {fault.at_seconds:.2f}" for fault in chaos.plan(number))
+                planned = ", ".join(f"{fault.kind} at {fault.at_seconds:.2f}" for fault in plan(options.seed, number))
                 began = time.monotonic()
                 try:
                     await chaos.run(number)
                 except Exception:  # noqa: BLE001 - whatever it is, it is counted and the others are run
                     failed.append(number)
-                    print(f"run {number} FAILED: {plan}; logs in {folder}", flush=True)
+                    print(f"run {number} FAILED: {planned}; logs in {folder}", flush=True)
                     traceback.print_exc()
                     break
                 seconds.append(time.monotonic() - began)
-                print(f"run {number}: {seconds[-1]:.1f} s: {plan}", flush=True)
+                print(f"run {number}: {seconds[-1]:.1f} s: {planned}", flush=True)
             else:
                 await stand.check_stopped()
                 shutil.rmtree(folder)
             faults += chaos.faults
+            ends += chaos.ends
             interrupted += chaos.interrupted
             most |= chaos.most
     more = ", ".join(f"{most[what]} {what}" for what in _MORE)
@@ -202,7 +226,7 @@ async def run_chaos(servers: Servers, options: argparse.Namespace) -> list[int]:
 seed {options.seed}: {len(seconds) + len(failed)} runs of {options.rows} rows, failed: {failed or "none"}
 seconds of a run: median {median(seconds or [0]):.1f}, longest {max(seconds, default=0):.1f}
 {faults.total()} faults: {", ".join(f"{kind} {count}" for kind, count in sorted(faults.items()))}
-loads that were taken more than once: {interrupted}
+ends: {", ".join(f"{count} {state}" for state, count in ends.items())}; taken more than once: {interrupted}
 the most that a process held in addition to what it held after its first run: {more}""")
     return failed
 

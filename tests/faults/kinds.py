@@ -7,8 +7,11 @@ import random
 import signal
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+import aiohttp
 
 from stream_api.dev.server import Server
 from tests.faults.process import PLACES
@@ -32,6 +35,10 @@ class Target:
     api: Process = field(init=False)
     #: As they are now, some perhaps dead and about to be replaced.
     workers: list[Process] = field(default_factory=list)
+    #: The upload of the run, once there is an answer.
+    upload: asyncio.Future[str] = field(init=False)
+    #: Whether somebody asked for its end.
+    cancelled: bool = False
     #: Two faults of one server at once would mend each other.
     locks: defaultdict[object, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
@@ -150,6 +157,26 @@ async def busy_s3(target: Target, rng: random.Random) -> None:
         await proxy.restore()
 
 
+async def cancel(target: Target, rng: random.Random) -> None:
+    """The client changes its mind, at any moment of the load or after it."""
+    upload_id = await target.upload
+    target.cancelled = True
+    await _ask(target, "DELETE", f"/upload/{upload_id}", {200, 202, 409})
+
+
+async def retry(target: Target, rng: random.Random) -> None:
+    """The client asks for a retry of what has not failed."""
+    upload_id = await target.upload
+    # Before the first taking there is no row that could be reopened.
+    await _ask(target, "POST", f"/upload/{upload_id}/retry", {404, 409, 410})
+
+
+async def _ask(target: Target, method: str, path: str, answers: set[int]) -> None:
+    with suppress(aiohttp.ClientError):  # the API may be dead at present
+        async with target.stand.http.request(method, f"{target.api.url}{path}") as answer:
+            assert answer.status in answers | {503}, await answer.text()
+
+
 def _away(proxy: Callable[[Stand], FaultProxy]) -> Mend:
     async def away(target: Target, rng: random.Random) -> None:
         async with target.locks[proxy(target.stand)]:
@@ -195,6 +222,8 @@ KINDS: Final[dict[str, Mend]] = {
     "freeze a worker": freeze_worker,
     "stop a worker": stop_worker,
     "kill the API": kill_api,
+    "DELETE": cancel,
+    "retry": retry,
     "flush Redis": flush_redis,
     "restart Redis": restart_redis,
     "restart Redis empty": empty_redis,

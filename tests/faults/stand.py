@@ -38,6 +38,11 @@ FAST: Final[dict[str, Any]] = {
     "s3_read_timeout_seconds": 3,
     "database_connect_timeout_seconds": 2,
     "database_command_timeout_seconds": 5,
+    "webhook_allow": "127.0.0.0/8",
+    "webhook_backoff_seconds": 0.2,
+    "webhook_connect_timeout_seconds": 1,
+    "webhook_timeout_seconds": 2,
+    "webhook_sweep_seconds": 0.5,
 }
 #: Queues of BullMQ that hold jobs.
 _JOB_LISTS: Final = ("wait", "active", "delayed", "paused", "prioritized", "completed", "failed", "stalled")
@@ -166,7 +171,7 @@ class Stand:
 
         :param kept: as for `check_at_rest`.
         """
-        status = await client.end(upload_id)
+        status = await self.ended(client, upload_id)
         assert status["status"] == "completed", status
         assert (status["rowsRead"], status["rowsProcessed"], status["rowsFailed"]) == (file.rows, file.good, file.bad)
         assert (status["rowsInserted"], status["progress"], status["error"]) == (file.good, 1, None)
@@ -175,11 +180,39 @@ class Stand:
         await self.check_table(file)
         await self.check_ledger(upload_id, file)
         await self.check_at_rest(kept=kept)
-        # Final, and the same when Redis no longer knows it.
-        assert await client.status(upload_id) == status
-        await self.flush()
-        assert await client.status(upload_id) == status
+        await self._check_final(client, status)
         return status
+
+    async def check_cancelled(
+        self, client: Client, upload_id: str, file: File, *, kept: Callable[[str], bool] = lambda _: False
+    ) -> dict[str, Any]:
+        """Wait for the end of a load that was cancelled: what was committed is there, once, and known to the row.
+
+        :param kept: as for `check_at_rest`.
+        """
+        status = await self.ended(client, upload_id)
+        assert (status["status"], status["error"], status["waitingFor"]) == ("cancelled", None, None)
+        assert status["rowsRead"] == status["rowsProcessed"] + status["rowsFailed"] <= file.rows
+        assert await self.check_consistent(upload_id) == status["rowsProcessed"]
+        assert status["progress"] < 1
+        await self.check_at_rest(kept=kept)
+        # Nothing has been added since.
+        assert await self.check_consistent(upload_id) == status["rowsProcessed"]
+        await self._check_final(client, status)
+        return status
+
+    async def ended(self, client: Client, upload_id: str) -> dict[str, Any]:
+        """The status once the upload has ended, and once its webhook, if it has one, is delivered."""
+        await client.end(upload_id)
+        return await client.until(
+            upload_id, lambda status: status["webhook"] is None or status["webhook"]["state"] != "pending"
+        )
+
+    async def _check_final(self, client: Client, status: dict[str, Any]) -> None:
+        """It stays so, also when Redis no longer knows it."""
+        assert await client.status(status["uploadId"]) == status
+        await self.flush()
+        assert await client.status(status["uploadId"]) == status
 
     async def check_stopped(self) -> None:
         """Stop every process that still runs: in order, and without a connection left."""

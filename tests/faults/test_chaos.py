@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chaos import VALUES, Chaos
+from tests.faults.chaos import VALUES, Chaos, plan
 from tests.faults.kinds import KINDS, Target
 from tests.faults.servers import Servers, running_servers
 from tests.faults.stand import open_stand
+from tests.webhooks.conftest import receiving
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -22,8 +23,8 @@ def servers() -> Iterator[Servers]:
 
 
 async def test_some_runs_of_chaos(servers: Servers, tmp_path: Path) -> None:
-    async with open_stand(servers.settings, servers.bucket, tmp_path) as stand:
-        chaos = Chaos(Target(stand, servers, VALUES), seed=5, rows=50_000)
+    async with receiving() as receiver, open_stand(servers.settings, servers.bucket, tmp_path) as stand:
+        chaos = Chaos(Target(stand, servers, VALUES), seed=5, rows=50_000, receiver=receiver)
         await chaos.target.start(workers=2)
         for number in range(4):
             await chaos.run(number)
@@ -31,6 +32,6 @@ async def test_some_runs_of_chaos(servers: Servers, tmp_path: Path) -> None:
 
 
 def test_a_plan_is_repeatable_and_has_every_kind() -> None:
-    plans = [Chaos(None, seed=1, rows=1).plan(number) for number in range(200)]  # type: ignore[arg-type]
-    assert plans == [Chaos(None, seed=1, rows=1).plan(number) for number in range(200)]  # type: ignore[arg-type]
-    assert {fault.kind for plan in plans for fault in plan} == set(KINDS)
+    plans = [plan(1, number) for number in range(200)]
+    assert plans == [plan(1, number) for number in range(200)]
+    assert {fault.kind for faults in plans for fault in faults} == set(KINDS)
