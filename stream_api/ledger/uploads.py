@@ -17,7 +17,7 @@ import asyncpg
 import msgspec
 
 from stream_api.errors import Failure, RunLost
-from stream_api.ledger.pool import Connection, Pool, lane_prefix, using
+from stream_api.ledger.pool import LOCK_TIMEOUT_SECONDS, Connection, Pool, lane_prefix, using
 from stream_api.ledger.rows import ENDED, GET, Intake, Known, UploadRow, updating
 from stream_api.ledger.segments import CommittedSegment
 
@@ -224,8 +224,10 @@ class Ledger:
             while True:
                 seen = await _look(connection, upload_id)
                 try:
-                    row = await connection.fetchrow(_CANCEL, upload_id, seen["run"])
-                except asyncpg.LockNotAvailableError:
+                    row = await connection.fetchrow(_CANCEL, upload_id, seen["run"], timeout=LOCK_TIMEOUT_SECONDS)
+                except (asyncpg.LockNotAvailableError, TimeoutError):
+                    # Each lane may hold the row for a moment only, and yet they never let go of it: whoever wants to
+                    # share it passes by those who want it for themselves.
                     if time.monotonic() > give_up_at:
                         raise
                     await end_sessions(connection, upload_id, seen["run"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
@@ -15,7 +17,7 @@ from yarl import URL
 from stream_api.config import Settings
 from stream_api.errors import Failure, RunLost
 from stream_api.ledger import uploads
-from stream_api.ledger.pool import open_pool
+from stream_api.ledger.pool import LOCK_TIMEOUT_SECONDS, open_pool
 from stream_api.ledger.segments import claim_segment, record_segment
 from tests.ledger.conftest import Loads, figures
 
@@ -136,6 +138,40 @@ async def test_taking_ends_at_some_time_when_somebody_else_holds_the_row(
         assert (failed.value.code, failed.value.transient) == ("database_unavailable", True)
     assert (await loads.take(upload_id)).run == 2
     await stranger.close()
+
+
+async def test_lanes_that_share_the_row_without_end_do_not_hold_up_a_cancel(loads: Loads, upload_id: UUID) -> None:
+    """Each holds the row for less than any time-out, and hands it on to the other before it lets go."""
+    await loads.take(upload_id)
+    lanes = [await loads.lane(upload_id, 1) for _ in range(2)]
+    committed = 0
+
+    async def share() -> None:
+        nonlocal committed
+        held = None
+        for number in itertools.count():
+            lane = lanes[number % 2]
+            transaction = lane.transaction()
+            await transaction.start()
+            await claim_segment(lane, upload_id, 1, number)
+            if held is not None:
+                await held.commit()
+                committed += 1
+            held = transaction
+            await asyncio.sleep(0.2)  # a COPY
+
+    sharing = asyncio.create_task(share())
+    async with asyncio.timeout(20):
+        while not committed:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+        started = time.monotonic()
+        row = await loads.ledger.cancel(loads.intake(upload_id))
+    assert row.state == "cancelled"
+    assert time.monotonic() - started < LOCK_TIMEOUT_SECONDS + 2
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, Failure)):
+        await sharing
+    for lane in lanes:
+        lane.terminate()
 
 
 async def test_two_that_take_at_once_while_a_third_is_frozen(loads: Loads, upload_id: UUID) -> None:
