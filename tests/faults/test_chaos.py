@@ -26,7 +26,7 @@ async def test_some_runs_of_chaos(servers: Servers, tmp_path: Path) -> None:
     async with receiving() as receiver, open_stand(servers.settings, servers.bucket, tmp_path) as stand:
         chaos = Chaos(Target(stand, servers, VALUES), seed=5, rows=50_000, receiver=receiver)
         await chaos.target.start(workers=2)
-        for number in range(4):
+        for number in range(2):
             await chaos.run(number)
         await stand.check_stopped()
 

@@ -44,11 +44,10 @@ async def test_a_worker_killed_at_every_place(stand: Stand) -> None:
     await stand.check_stopped()
 
 
-@pytest.mark.parametrize("seed", range(1, 2))
-async def test_workers_killed_at_random_moments_until_the_load_ends(stand: Stand, seed: int) -> None:
-    rng = random.Random(seed)
+async def test_workers_killed_at_random_moments_until_the_load_ends(stand: Stand) -> None:
+    rng = random.Random(1)
     client = await stand.start_api()
-    await stand.postgres.throttle(300_000, "up")
+    await stand.postgres.throttle(600_000, "up")
     upload_id = (await client.upload(FILE.data))["uploadId"]
     kills = 0
     while (await client.status(upload_id))["status"] != "completed":
@@ -58,7 +57,7 @@ async def test_workers_killed_at_random_moments_until_the_load_ends(stand: Stand
         await worker.kill()
         kills += 1
         await stand.check_consistent(upload_id)
-    assert kills > 1
+    assert kills > 1  # the load was long enough for that
     await stand.postgres.restore()
     await stand.start("worker")
     await stand.check_loaded(client, upload_id, FILE)
@@ -86,31 +85,4 @@ async def test_a_worker_frozen_past_its_lease_changes_nothing(stand: Stand) -> N
     assert not frozen.logged("load.completed")
     assert second.logged("load.completed")
     assert await stand.check_loaded(client, upload_id, FILE) == status
-    await stand.check_stopped()
-
-
-async def test_two_workers_frozen_in_turns(stand: Stand) -> None:
-    """One is frozen as soon as it has committed something, and wakes up when the other one is frozen."""
-    client = await stand.start_api()
-    await stand.postgres.throttle(400_000, "up")
-    upload_id = (await client.upload(FILE.data))["uploadId"]
-    awake, asleep = await stand.start("worker"), await stand.start("worker")
-    asleep.signal(signal.SIGSTOP)
-    seen = 0
-    for _ in range(3):
-        # The sleeper may be the one that has the job: then the other one takes it over.
-        status = await client.until(
-            upload_id,
-            lambda status: status["rowsProcessed"] > seen or status["status"] == "completed",  # noqa: B023
-        )
-        if status["status"] == "completed":
-            break
-        seen = status["rowsProcessed"]
-        awake.signal(signal.SIGSTOP)
-        asleep.signal(signal.SIGCONT)
-        awake, asleep = asleep, awake
-        await stand.check_consistent(upload_id)
-    await stand.postgres.restore()
-    asleep.signal(signal.SIGCONT)
-    await stand.check_loaded(client, upload_id, FILE)
     await stand.check_stopped()

@@ -71,7 +71,7 @@ async def test_delete_retry_and_expiry_of_a_running_load_in_every_order(stand: S
 async def test_a_cancelled_load_with_its_worker_killed_at_every_place(stand: Stand) -> None:
     """Cancelled while the worker that had it is dead, and while nobody has heard of that yet."""
     client = await stand.start_api()
-    for place in ("before a segment", "between COPY and commit", "after the last commit"):
+    for place in ("between COPY and commit", "after the last commit"):
         assert place in PLACES
         await clear(stand)
         upload_id = (await client.upload(FILE.data))["uploadId"]
