@@ -1,7 +1,8 @@
 """Random faults over loads: `python -m tests.faults.chaos --runs 200 --seed 7`.
 
 A run is one upload and one to four faults at random moments; afterwards everything is compared with the file. What
-faults a run has, and when, depends on the seed and its number alone: `--seed 7 --only 31` repeats run 31.
+faults a run has, and when, depends on the seed and its number alone: `--seed 7 --only 31` repeats run 31. Before the
+others there are runs with one long outage each, whose numbers are negative.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import aiohttp
 
 from tests.conftest import Bucket
 from tests.faults.files import File, make_file
-from tests.faults.kinds import KINDS, Target
+from tests.faults.kinds import KINDS, LONG, Target
 from tests.faults.servers import Servers, running_servers
 from tests.faults.stand import Process, open_stand
 from tests.webhooks.conftest import Receiver, receiving
@@ -41,6 +42,8 @@ VALUES: Final[dict[str, object]] = {
 _WORKERS: Final = 2
 #: Faults begin within this time after the upload has begun.
 _SPAN_SECONDS: Final = 5.0
+#: The upload takes less, and the load more than this.
+_LONG_AT_SECONDS: Final = 2.0
 #: How much more a process may hold after many runs than after its first: connections that are kept come and go.
 _MORE: Final = {"tasks": 8, "fds": 24, "threads": 12}
 #: How long a process may take to be at rest after a run.
@@ -63,7 +66,9 @@ class Fault:
 
 
 def plan(seed: int, number: int) -> list[Fault]:
-    """The faults of a run."""
+    """The faults of a run; of one with a negative number, a long outage while the file is loaded."""
+    if number < 0:
+        return [Fault(list(LONG)[number], _LONG_AT_SECONDS, f"{seed}:{number}:0")]
     rng = random.Random(f"{seed}:{number}")
     kinds = list(KINDS)
     return [
@@ -136,7 +141,7 @@ class Chaos:
     async def _break(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at_seconds)
         self.faults[fault.kind] += 1
-        await KINDS[fault.kind](self.target, random.Random(fault.seed))
+        await (KINDS | LONG)[fault.kind](self.target, random.Random(fault.seed))
 
     async def _upload(self, number: int, file: File) -> None:
         """Upload as a client that does not give up: with the same key until there is an answer."""
@@ -190,7 +195,7 @@ async def _prepare(servers: Servers) -> Servers:
 
 async def run_chaos(servers: Servers, options: argparse.Namespace) -> list[int]:
     """Run and print what happens; the numbers of the runs that failed."""
-    numbers = deque([options.only] if options.only is not None else range(options.runs))
+    numbers = deque([options.only] if options.only is not None else range(-len(LONG), options.runs))
     failed: list[int] = []
     faults, ends, most, seconds, interrupted = Counter[str](), Counter[str](), Counter[str](), list[float](), 0
     while numbers:

@@ -177,11 +177,11 @@ async def _ask(target: Target, method: str, path: str, answers: set[int]) -> Non
             assert answer.status in answers | {503}, await answer.text()
 
 
-def _away(proxy: Callable[[Stand], FaultProxy]) -> Mend:
+def _away(proxy: Callable[[Stand], FaultProxy], *, at_least: float = 0.2, at_most: float = 4) -> Mend:
     async def away(target: Target, rng: random.Random) -> None:
         async with target.locks[proxy(target.stand)]:
             await proxy(target.stand).refuse()
-            await asyncio.sleep(rng.uniform(0.2, 4))
+            await asyncio.sleep(rng.uniform(at_least, at_most))
             await proxy(target.stand).restore()
 
     return away
@@ -240,4 +240,11 @@ KINDS: Final[dict[str, Mend]] = {
     "S3 busy": busy_s3,
     "S3 away": _away(lambda stand: stand.s3),
     "S3 stalls": _stall(lambda stand: stand.s3),
+}
+
+#: Outages that are longer than every lease, time-out and number of attempts.
+LONG: Final[dict[str, Mend]] = {
+    "Redis away for 30 s": _away(lambda stand: stand.redis, at_least=30, at_most=30),
+    "Postgres away for 30 s": _away(lambda stand: stand.postgres, at_least=30, at_most=30),
+    "S3 away for 30 s": _away(lambda stand: stand.s3, at_least=30, at_most=30),
 }
