@@ -27,8 +27,10 @@ _CLEAN_UP_SECONDS: Final = 10.0
 async def delete_upload(request: web.Request) -> web.Response:
     """Cancel an upload. What is committed stays in the table, and nothing is added to it once this answers.
 
-    PostgreSQL comes first: from then on nobody may load it, and everything that follows can be done by somebody else,
-    who finds the row: a worker that takes the job, the reconciler that finds the marker.
+    The worker that loads it is told first, for its lanes share the upload's row without a gap and would hold up the
+    cancelling. What counts is PostgreSQL: from then on nobody may load it, and everything that follows can be done by
+    somebody else, who finds the row: a worker that takes the job, the reconciler that finds the marker. (Where
+    PostgreSQL cannot be asked, the reconciler has the load that was stopped go on.)
 
     :raises Failure: `upload_completed`; `upload_gone` when it is expired; `upload_not_found`; what keeps the database
         from being asked.
@@ -36,7 +38,8 @@ async def delete_upload(request: web.Request) -> web.Response:
     collaborators = request.app[COLLABORATORS]
     upload_id = upload_id_of(request)
     manifest, row, removable = await _cancel(collaborators, upload_id)
-    # The fence keeps the worker from committing anything; it need not find that out by itself.
+    # Another worker may have taken it in between. The fence keeps that from committing anything; it need not find that
+    # out by itself.
     await collaborators.signals.tell_cancelled(upload_id)
     record, document = document_of_row(row, manifest)
     try:
@@ -63,6 +66,7 @@ async def _cancel(collaborators: Collaborators, upload_id: UUID) -> tuple[Manife
         if known is None:
             raise unreadable or not_found()
         intake = known.intake
+    await collaborators.signals.tell_cancelled(upload_id)
     return manifest, await collaborators.rows.cancel(intake), unreadable is None
 
 

@@ -17,7 +17,7 @@ import asyncpg
 import msgspec
 
 from stream_api.errors import Failure, RunLost
-from stream_api.ledger.pool import LOCK_TIMEOUT_SECONDS, Connection, Pool, lane_prefix, using
+from stream_api.ledger.pool import Connection, Pool, lane_prefix, using
 from stream_api.ledger.rows import ENDED, GET, Intake, Known, UploadRow, updating
 from stream_api.ledger.segments import CommittedSegment
 
@@ -25,6 +25,8 @@ from stream_api.ledger.segments import CommittedSegment
 #: ends a session of ours that was frozen inside a transaction.
 _SEIZE_SECONDS: Final = 30.0
 
+#: How long segments in flight may hold up a cancelling before their sessions are ended. A segment takes some 50 ms.
+_CUT_OFF_SECONDS: Final = 0.5
 # What is left of an earlier upload of the same Idempotency-Key, which has expired, is not this upload's.
 _DROP_EXPIRED: Final = "DELETE FROM stream_api.uploads WHERE id = $1 AND state = 'expired' AND created_at <> $2"
 _CREATE: Final = """
@@ -210,8 +212,8 @@ class Ledger:
     async def cancel(self, intake: Intake) -> UploadRow:
         """Cancel an upload that waits, runs or has failed. What is committed stays; nothing is added once it returns.
 
-        Segments in flight may end; those that do not within `LOCK_TIMEOUT_SECONDS` are cut off. One that is cancelled
-        already is given back as it is.
+        Segments in flight may end; after `_CUT_OFF_SECONDS` they are cut off. One that is cancelled already is given
+        back as it is.
 
         :param intake: what the row is made of when the upload has none yet.
         :raises Failure: `upload_completed`; `upload_gone` when it is expired; `database_unavailable` also when somebody
@@ -224,7 +226,7 @@ class Ledger:
             while True:
                 seen = await _look(connection, upload_id)
                 try:
-                    row = await connection.fetchrow(_CANCEL, upload_id, seen["run"], timeout=LOCK_TIMEOUT_SECONDS)
+                    row = await connection.fetchrow(_CANCEL, upload_id, seen["run"], timeout=_CUT_OFF_SECONDS)
                 except (asyncpg.LockNotAvailableError, TimeoutError):
                     # Each lane may hold the row for a moment only, and yet they never let go of it: whoever wants to
                     # share it passes by those who want it for themselves.
