@@ -224,7 +224,7 @@ class Stand:
 
     async def _bucket_leftovers(self, kept: Callable[[str], bool]) -> list[str]:
         keys = await asyncio.to_thread(self.bucket.keys)
-        keys += await asyncio.to_thread(self.bucket.open_multipart_uploads)
+        keys += [f"{key} (multipart)" for key in await asyncio.to_thread(self.bucket.open_multipart_uploads)]
         return [key for key in keys if not key.endswith("/manifest.json") and not kept(key)]
 
     async def _redis_leftovers(self) -> list[str]:
