@@ -8,7 +8,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -87,6 +87,19 @@ class Services:
     outbox: Outbox
     webhooks: WebhookQueue
     signals: Signals
+
+    @property
+    def checks(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        """What has to answer for the service to be of use, by its name."""
+        return {"storage": self.store.check, "database": self.ledger.check, "queue": self.statuses.check}
+
+    async def look(self) -> None:
+        """Say what cannot be used at the start: everything goes on by itself once it can."""
+        for name, check in self.checks.items():
+            try:
+                await check()
+            except Failure as failure:
+                log.warning("start.cannot_use", service=name, code=failure.code, detail=failure.detail)
 
     async def announce(self, row: UploadRow) -> None:
         """Tell whoever waits for it that an upload has ended. Raises nothing; may be called again for the same end."""
@@ -247,11 +260,7 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             clean_up=services.clean_up,
             target_table=settings.target_table,
             max_wait_seconds=settings.max_wait_seconds,
-            checks={
-                "storage": services.store.check,
-                "database": services.ledger.check,
-                "queue": services.statuses.check,
-            },
+            checks=services.checks,
             stopping=stopping,
         )
         under_way = UnderWay()
@@ -292,8 +301,9 @@ async def serve(settings: Settings, *, worker: bool) -> None:
             if worker:
                 await working.enter_async_context(run_worker(services))
             log.info("serve.listening", url=site.name, worker=worker)
-            await stopping.wait()
-            log.info("serve.stopping")
+            async with _looking(services):
+                await stopping.wait()
+            log.info("serve.stopping", detail="Requests under way get their time; a second signal stops now.")
         finally:
             # Loads are handed back at once, while requests under way get their time.
             await asyncio.gather(working.aclose(), api.aclose())
@@ -305,8 +315,18 @@ async def work(settings: Settings) -> None:
     _prepare(settings, api=False, worker=True)
     async with open_services(settings) as services, run_worker(services):
         log.info("worker.started")
-        await stopping.wait()
+        async with _looking(services):
+            await stopping.wait()
         log.info("worker.stopping")
+
+
+@asynccontextmanager
+async def _looking(services: Services) -> AsyncIterator[None]:
+    looking = asyncio.create_task(services.look(), name="look")
+    try:
+        yield
+    finally:
+        await cancel_and_wait(looking)
 
 
 def _prepare(settings: Settings, *, api: bool, worker: bool) -> None:

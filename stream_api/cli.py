@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import errno
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -53,19 +54,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version("stream-api"))
     roles = parser.add_subparsers(dest="role", required=True, metavar="ROLE")
 
-    serve = roles.add_parser("serve", help="the HTTP API, and a worker beside it")
-    serve.add_argument("--host", help="address to listen on (STREAM_API_HOST)")
-    serve.add_argument("--port", type=int, help="port to listen on (STREAM_API_PORT)")
+    def add(role: str, what: str) -> argparse.ArgumentParser:
+        return roles.add_parser(role, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=parser.epilog)
+
+    serve = add("serve", "the HTTP API, and a worker beside it")
+    serve.add_argument("--host", help="address to listen on (default: STREAM_API_HOST, or 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: STREAM_API_PORT, or 3002)")
     serve.add_argument("--no-worker", action="store_true", help="leave the loads to `stream-api worker`")
 
-    roles.add_parser("worker", help="a worker alone: loads what was uploaded")
-    roles.add_parser("migrate", help="create or update the tables in the database")
+    add("worker", "a worker alone: loads what was uploaded")
+    add("migrate", "create or update the tables in the database")
 
-    dev = roles.add_parser("dev", help="everything on this machine, without Docker: for development and trials")
+    dev = add("dev", "everything on this machine, without Docker: for development and trials")
     dev.add_argument("--data-dir", type=Path, metavar="DIR", help="where the servers keep their data (default: .dev)")
     dev.add_argument("--port", type=int, help="port of the service, 0 for a free one (default: 3002)")
     dev.add_argument("--services-only", action="store_true", help="start the servers, leave the service to you")
-    dev.add_argument("--store", choices=["seaweedfs", "minio"], default="seaweedfs", help="the object storage")
+    dev.add_argument(
+        "--store", choices=["seaweedfs", "minio"], default="seaweedfs", help="the object storage (default: seaweedfs)"
+    )
     return parser
 
 
@@ -96,12 +102,15 @@ def _service(settings: Settings, options: argparse.Namespace) -> int:
         print(f"stream-api: {exc}", file=sys.stderr)
         return _USAGE
     except OSError as exc:
-        if exc.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
+        if isinstance(exc, socket.gaierror):
+            why = "this host has no address"
+        elif exc.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
+            # uvloop and asyncio word these differently; the errno is the same.
+            why = os.strerror(exc.errno).lower()
+        else:
             raise
-        # uvloop and asyncio word these differently; the errno is the same.
         print(
-            f"stream-api: cannot listen on {settings.host}:{settings.port} (STREAM_API_HOST, STREAM_API_PORT): "
-            f"{os.strerror(exc.errno).lower()}",
+            f"stream-api: cannot listen on {settings.host}:{settings.port} (STREAM_API_HOST, STREAM_API_PORT): {why}",
             file=sys.stderr,
         )
         return _FAILED

@@ -56,6 +56,11 @@ def test_a_misspelt_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "STREAM_API_LANE" in output
 
 
+def test_a_host_that_is_none_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "--host", "foo.invalid"]) == 1
+    assert "cannot listen on foo.invalid:3002" in capsys.readouterr().err
+
+
 def test_an_unknown_role_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["dance"])

@@ -47,8 +47,7 @@ def problem(
     """
     entry = CODES[code]
     answered = entry.status if status is None else status
-    document = {
-        **(extra or {}),
+    document: dict[str, Any] = {
         "type": f"urn:stream-api:problem:{code}",
         "title": entry.title,
         "status": answered,
@@ -56,6 +55,7 @@ def problem(
         "code": code,
         "instance": request.path,
     }
+    document |= {name: value for name, value in (extra or {}).items() if name not in document}
     answer_headers = dict(headers or {})
     default_seconds = _DEFAULT_RETRY_SECONDS if answered == HTTPStatus.SERVICE_UNAVAILABLE else None
     seconds = (extra or {}).get("retryAfterSeconds", default_seconds)

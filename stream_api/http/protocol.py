@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from stream_api.http.problems import problem
 from stream_api.upload.pipeline import READ_BUFFER_BYTES
@@ -56,6 +56,9 @@ class Protocol(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         # Port scans and TLS on a plain port look like this: nothing to be alarmed by.
         log.info("http.not_understood", remote=request.remote, error=type(exc).__name__)
+        if isinstance(exc, LineTooLong):
+            status, exc.message = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "its URL or a header is too long"
+            message = None
         why = (message or exc.message).strip().partition("\n")[0].rstrip(":. ")
         response = problem(request, "bad_request", f"The request is not valid HTTP: {why}.", status=status)
         response.force_close()

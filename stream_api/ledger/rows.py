@@ -161,7 +161,7 @@ class UploadRow:
             return 1.0
         if self.size_bytes == 0:
             return 0.0
-        return min(self.committed_bytes / self.size_bytes, 0.9999)
+        return min(round(self.committed_bytes / self.size_bytes, 4), 0.9999)
 
     @classmethod
     def from_record(cls, record: asyncpg.Record) -> UploadRow:

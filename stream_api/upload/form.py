@@ -126,6 +126,12 @@ class FormReader:
                 raise Failure("too_many_fields", detail, limit=self._max_fields)
             if name == FILE_FIELD:
                 yield part
+            elif part.filename is not None:
+                detail = (
+                    f"A file came in the form field {name[:100]!r}: the one with the file must be named file "
+                    '(curl: -F "file=@large.csv"), and there is one in a form.'
+                )
+                raise Failure("file_missing" if FILE_FIELD not in seen else "file_repeated", detail)
             else:
                 self._form.set(name, await self._text(part, name))
         if FILE_FIELD not in seen:

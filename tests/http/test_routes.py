@@ -143,7 +143,6 @@ async def test_what_is_nowhere_says_what_there_is(settings: Settings) -> None:
         b"nonsense\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
         b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
     ],
 )
@@ -156,6 +155,17 @@ async def test_what_is_not_http(settings: Settings, request_bytes: bytes, caplog
         assert document["code"] == "bad_request"
         assert document["detail"].startswith("The request is not valid HTTP: ")
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 20_000, b"GET /" + b"x" * 20_000 + b" HTTP/1.1"]
+)
+async def test_a_head_that_is_too_long(settings: Settings, line: bytes) -> None:
+    async with serve(settings) as serving:
+        status, _, body = await raw(serving.port, line + b"\r\nHost: a\r\n\r\n")
+        document = json.loads(body)
+        assert (status, document["status"], document["code"]) == (431, 431, "bad_request")
+        assert document["detail"] == "The request is not valid HTTP: its URL or a header is too long."
 
 
 async def test_a_compressed_body_is_refused(settings: Settings, bucket: Bucket) -> None:
@@ -171,3 +181,16 @@ async def test_a_form_without_a_file_names_what_came(settings: Settings) -> None
     async with serve(settings) as serving:
         _, document = await serving.post(field("upload", b"x") + field("b", b"") + END, headers=HEADERS)
         assert "'b', 'upload'" in document["detail"]
+
+
+async def test_a_file_in_a_field_of_another_name(settings: Settings, bucket: Bucket) -> None:
+    async with serve(settings) as serving:
+        # Larger than all text fields may be.
+        other = file(b"id\n" + b"x" * 100_000).replace(b'name="file"', b'name="data"')
+        status, document = await serving.post(other + END, headers=HEADERS)
+        assert (status, document["code"]) == (422, "file_missing")
+        assert "'data'" in document["detail"]
+        assert list(document)[:5] == ["type", "title", "status", "detail", "code"]
+        status, document = await serving.post(FORM.removesuffix(END) + other + END, headers=HEADERS)
+        assert (status, document["code"]) == (422, "file_repeated")
+        assert await asyncio.to_thread(bucket.keys) == []
