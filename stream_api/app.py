@@ -197,6 +197,7 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
         reconciler = Reconciler(
             pending=Manifests(services.store),
             states=services.ledger.states,
+            open_uploads=services.ledger.open_uploads,
             jobs=services.queue,
             clean_up=services.clean_up_state,
             redis=services.redis,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 
 from stream_api.errors import Failure, RunLost
@@ -15,6 +16,19 @@ def first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     after-effect of it; a bug above a transient failure. That a channel failed is only ever a consequence.
     """
     return min(_leaves(group), key=_rank)
+
+
+def end_frames(error: BaseException) -> None:
+    """Let go of the local variables of all frames that an error has passed through.
+
+    A failure is held for a while, by its answer, by a channel, by the errors that follow from it; its traceback would
+    for so long, or until the next collection of cycles, hold whatever the stages were working on.
+    """
+    for each in _leaves(error) if isinstance(error, BaseExceptionGroup) else (error,):
+        chained: BaseException | None = each
+        while chained is not None:
+            traceback.clear_frames(chained.__traceback__)
+            chained = chained.__cause__ or chained.__context__
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

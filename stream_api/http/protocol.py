@@ -26,6 +26,8 @@ _OPTIONS: Final[dict[str, Any]] = {
     # An upload is stored as it is sent; one with a Content-Encoding is refused.
     "auto_decompress": False,
 }
+#: Requests of one client that wait for the one before them. Clients in use send none before they have their answer.
+_MOST_IN_LINE: Final = 8
 
 
 class Protocol(web.RequestHandler):
@@ -38,6 +40,17 @@ class Protocol(web.RequestHandler):
         super().__init__(server, loop=loop, **_OPTIONS)
         #: Set when the client has left, or the connection is lost for another reason.
         self.gone: Final = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; a client with too many requests in line loses its connection.
+
+        aiohttp would stop reading when 32 are in line, and so never see that the client has left: the one whose turn it
+        is, which may wait for an hour, would hold its place among `max_connections`.
+        """
+        super().data_received(data)
+        if len(self._messages) > _MOST_IN_LINE and self.transport is not None:
+            log.info("http.too_many_in_line", requests=len(self._messages))
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended, whoever ended it."""

@@ -86,6 +86,8 @@ async def post_retry(request: web.Request) -> web.Response:
         await _best_effort(upload_id, "enqueue", collaborators.queue.enqueue(upload_id))
         detail = "The upload has not been loaded yet, and only a failed one can be retried."
         raise Failure("upload_not_failed", detail, uploadStatus="uploaded") from failure
+    # Whoever cleaned up after the failure may have removed the mark in between, before the row said so.
+    await _best_effort(upload_id, "mark", collaborators.manifests.mark_pending(upload_id))
     record, document = document_of_row(row, manifest)
     await _tell_redis(collaborators, record)
     return json_response(document, status=HTTPStatus.ACCEPTED, headers={hdrs.LOCATION: status_url(upload_id)})

@@ -138,14 +138,19 @@ class Janitor:
 
     async def _expire(self, held: Held, done: Tidied) -> None:
         """Let uploads expire whose time is over, and remove what is left of them and of those before."""
+        seen = 0
+
+        async def one(upload: Expired) -> None:
+            await self._remove(upload, held)
+            done.expired += 1
+
         while True:
-            expired = await self._expiry.expire(retention_seconds=self._retention_seconds, limit=_PAGE)
-
-            async def one(upload: Expired) -> None:
-                await self._remove(upload, held)
-                done.expired += 1
-
+            # Those that were passed over stay, and are the oldest.
+            expired = await self._expiry.expire(
+                retention_seconds=self._retention_seconds, limit=_PAGE, skip=seen - done.expired
+            )
             await for_each(expired, passing_over(one), at_once=_AT_ONCE)
+            seen += len(expired)
             if len(expired) < _PAGE:
                 return
 

@@ -1,5 +1,8 @@
 """The reconciler: finds uploads that are stored but have no job, so that Redis may lose everything at any time.
 
+The markers in S3 name what waits, whether it has a row yet or not. A marker can get lost in the moment of a retry; so
+the rows that are in no end state are looked at too.
+
 A round asks for a page of uploads at once: one query for their states, one exchange with Redis for their jobs. Only of
 what has neither a row in an end state nor a job is the manifest read, a few at a time.
 """
@@ -38,6 +41,9 @@ class PendingUploads(Protocol):
     def list_pending(self) -> AsyncGenerator[UUID, None]:
         """Every upload with a marker."""
 
+    async def mark_pending(self, upload_id: UUID, /) -> None:
+        """Set the marker."""
+
     async def read(self, upload_id: UUID, /) -> Manifest | None:
         """The manifest; `None` while the upload is still being received, or when it was given up."""
 
@@ -71,6 +77,7 @@ class Reconciler:
 
     :param pending: the markers.
     :param states: what PostgreSQL knows of a page of uploads (`Ledger.states`).
+    :param open_uploads: the uploads, so many at most, that have a row in no end state (`Ledger.open_uploads`).
     :param jobs: the queue of loads.
     :param clean_up: does the end of a load once more: removes what an upload in that end state needs no more.
     :param redis: of `open_redis`; for the lock. Stays the caller's.
@@ -82,6 +89,7 @@ class Reconciler:
         *,
         pending: PendingUploads,
         states: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, Known]]],
+        open_uploads: Callable[[int], Awaitable[Sequence[UUID]]],
         jobs: LoadJobs,
         clean_up: Callable[[Manifest, str], Awaitable[None]],
         redis: Redis,
@@ -89,6 +97,7 @@ class Reconciler:
     ) -> None:
         self._pending = pending
         self._states = states
+        self._open_uploads = open_uploads
         self._jobs = jobs
         self._clean_up = clean_up
         self._redis = redis
@@ -126,6 +135,7 @@ class Reconciler:
                         if not await held.keep():
                             break
             await self._reconcile(page, found)
+            await self._mark(await self._open_uploads(_PAGE), found)
         if found.enqueued or found.cleaned:
             log.info("reconciler.round", enqueued=found.enqueued, cleaned=found.cleaned, unstored=found.unstored)
         return found
@@ -155,6 +165,17 @@ class Reconciler:
 
         # While a job for it lasts, an upload is in good hands, also one that has just ended.
         await for_each([each for each in page if each in jobless], passing_over(one), at_once=_AT_ONCE)
+
+    async def _mark(self, page: Sequence[UUID], found: Round) -> None:
+        """Give those a marker and a job that have lost both: what has a marker has a job by now."""
+
+        async def one(upload_id: UUID) -> None:
+            log.warning("reconciler.marker_was_missing", upload_id=str(upload_id))
+            await self._pending.mark_pending(upload_id)
+            await self._enqueue(upload_id, found)
+
+        if page:
+            await for_each(await self._jobs.without_job(page), one, at_once=_AT_ONCE)
 
     async def _enqueue(self, upload_id: UUID, found: Round) -> None:
         await self._jobs.ensure(upload_id)

@@ -297,7 +297,11 @@ class JobWorker:
         """Move the job from this worker to the delayed ones. Uses up no attempt."""
         try:
             async with asyncio.timeout(_HAND_BACK_SECONDS):
-                await job.moveToDelayed(int((time.time() + seconds) * 1000), token)
+                # By the clock of Redis, and so not by `job.moveToDelayed`: another worker, whose clock may differ from
+                # ours, is to wait until then.
+                now_seconds, micros = await self._worker.redisConnection.conn.time()
+                now_ms = now_seconds * 1000 + micros // 1000
+                await job.backend.moveToDelayed(job.id, now_ms, int(seconds * 1000), token, {"skipAttempt": True})
         except (RedisError, OSError, TypeError) as error:
             # Redis is away, or (a TypeError, that is how BullMQ says it) the lease is lost: either way the job is taken
             # over when its lease has ended.

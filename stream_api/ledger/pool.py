@@ -179,7 +179,10 @@ async def _introduce(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        # Keepalive is silent while data is under way that nobody acknowledges; then the last one counts (milliseconds).
+        for option, value in (
+            ("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000),
+        ):  # fmt: skip
             if hasattr(socket, option):  # macOS has not all of them
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 

@@ -35,8 +35,11 @@ INSERT INTO stream_api.uploads
 VALUES ($1, $2, $3, 'uploaded', $4, $5, $6, $7)
 ON CONFLICT (id) DO NOTHING
 """
+_OPEN: Final = """
+SELECT id FROM stream_api.uploads WHERE state IN ('uploaded', 'processing') ORDER BY updated_at LIMIT $1
+"""
 _STATES: Final = "SELECT id, state, created_at FROM stream_api.uploads WHERE id = ANY($1::uuid[])"
-_LOOK: Final = "SELECT state, run FROM stream_api.uploads WHERE id = $1"
+_LOOK: Final = "SELECT state, run, created_at FROM stream_api.uploads WHERE id = $1"
 # Only sessions of our own role (another's are not ours to end), only with exactly such a name, only of earlier runs.
 # CASE, because the order in which conditions are evaluated is not fixed, and a cast of something else would fail.
 _TERMINATE: Final = """
@@ -178,12 +181,18 @@ class Ledger:
         upload_id = intake.upload_id
         give_up_at = time.monotonic() + _SEIZE_SECONDS
         async with using(self._pool) as connection:
-            await _create(connection, intake)
+            if only_run is None:
+                await _create(connection, intake)
             while True:
                 seen = await _look(connection, upload_id)
+                if seen["created_at"] != intake.created_at:
+                    # Frozen for as long as it takes an upload to expire, and its Idempotency-Key to come back.
+                    raise RunLost(f"the upload {upload_id} is another one now")
                 if seen["state"] in ENDED:
                     row = await connection.fetchrow(GET, upload_id)
                     if row is not None and row["state"] in ENDED:
+                        # A frozen worker's may still hold a slot of the dataset.
+                        await end_sessions(connection, upload_id, row["run"])
                         return Ended(UploadRow.from_record(row))
                     continue  # retried in this very moment
                 if only_run is not None and seen["run"] != only_run:
@@ -235,6 +244,7 @@ class Ledger:
                     await end_sessions(connection, upload_id, seen["run"])
                     continue
                 if row is not None:
+                    await end_sessions(connection, upload_id, row["run"])
                     return await _recounted(connection, row)
                 if seen["state"] in ENDED:
                     row = await connection.fetchrow(GET, upload_id)
@@ -277,6 +287,11 @@ class Ledger:
         async with using(self._pool) as connection:
             rows = await connection.fetch(_STATES, list(upload_ids))
         return {row["id"]: Known(row["state"], row["created_at"]) for row in rows}
+
+    async def open_uploads(self, limit: int) -> list[UUID]:
+        """Uploads whose row is in no end state, those first in which nothing has changed for longest."""
+        async with using(self._pool) as connection:
+            return [row["id"] for row in await connection.fetch(_OPEN, limit)]
 
     async def is_expired(self, upload_id: UUID) -> bool:
         """Whether the upload has expired, and its row is still there: what is left of it is being removed."""

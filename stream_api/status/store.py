@@ -80,12 +80,12 @@ class StatusStore:
             await self._redis.delete(_key(upload_id))
 
     async def check(self) -> None:
-        """Ask for an answer, for `/readyz`.
+        """Write something, for `/readyz`: a Redis that is full still reads.
 
         :raises Failure: `queue_unavailable`.
         """
         async with redis_failures():
-            await self._redis.get("stream-api:check")
+            await self._redis.set("stream-api:check", "", ex=60)
 
 
 def _key(upload_id: UUID) -> str:

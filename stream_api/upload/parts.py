@@ -164,10 +164,9 @@ def too_large(max_file_bytes: int) -> Failure:
 
 
 def _buffer(capacity_bytes: int) -> io.BytesIO:
-    """An empty buffer that holds so much without growing, which would move its content again and again."""
-    buffer = io.BytesIO()
-    if capacity_bytes > 0:
-        buffer.seek(capacity_bytes - 1)
-        buffer.write(b"\0")
-        buffer.seek(0)
-    return buffer
+    """A buffer of zeros that holds so much without growing, which would move its content again and again.
+
+    The bytes are those of calloc, whose pages the kernel gives out when they are written to: a client that sends little
+    takes little. Nobody else holds them, so `BytesIO` writes into them in place.
+    """
+    return io.BytesIO(bytes(capacity_bytes))

@@ -26,7 +26,7 @@ from aiohttp import BodyPartReader
 from stream_api.config import KIB, Settings
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
-from stream_api.flow.causes import first_cause
+from stream_api.flow.causes import end_frames, first_cause
 from stream_api.flow.channel import Channel
 from stream_api.flow.tasks import cancel_and_wait
 from stream_api.storage.errors import AlreadyExists
@@ -241,12 +241,16 @@ class _Upload:
                         async for file in files:
                             only = await self._read_file(file)
                 except BaseException as exc:
+                    # The channel keeps it, and with it the part that was being filled.
+                    end_frames(exc)
                     self._channel.fail(exc)
                     raise
                 finally:
                     watch.cancel()
                 self._channel.close()
         except BaseExceptionGroup as failures:
+            # Parts are among their variables, whose room is given back next.
+            end_frames(failures)
             raise first_cause(failures) from None
         return only
 
@@ -266,6 +270,14 @@ class _Upload:
         commit = asyncio.create_task(self._transfer.commit(only, self._manifest))
         try:
             manifest = await asyncio.shield(commit)
+        except Failure as failure:
+            if not self._transfer.may_be_stored:
+                raise
+            detail = (
+                f"{failure.detail} The file may be stored all the same: ask for its status before you send it again."
+            )
+            known = {"uploadId": str(self._id), "statusUrl": f"/upload/{self._id}/status"}
+            raise Failure(failure.code, detail, transient=failure.transient, **(failure.extra | known)) from failure
         except asyncio.CancelledError:
             await asyncio.wait({commit}, timeout=_COMMIT_WAIT_SECONDS)
             await cancel_and_wait(commit)

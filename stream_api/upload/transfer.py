@@ -120,6 +120,10 @@ class Transfer:
         except AlreadyExists:
             self._manifest_tried = False  # that ours is not there is certain
             raise
+        except Failure:
+            # All its answers may have been lost, and a worker may be at the load already.
+            if not await self._is_ours():
+                raise
         slow = begun.age_seconds > self._slow_commit_seconds
         if slow or self._derived:
             await mark_pending(self._store, self.upload_id)
@@ -130,6 +134,11 @@ class Transfer:
             raise Failure("storage_unavailable", detail)
         return manifest
 
+    @property
+    def may_be_stored(self) -> bool:
+        """The commit has failed, and yet the manifest may be there."""
+        return self._manifest_tried and not self._data_gone
+
     async def settle(self, timeout_seconds: float) -> None:
         """Wait for requests under way, and end those that take longer."""
         if self._requests:
@@ -139,15 +148,15 @@ class Transfer:
     async def discard(self) -> None:
         """Remove whatever may have been stored. Can be repeated; call `settle` first.
 
-        The manifest goes first: without it nobody takes the rest for an upload. It goes only if it is ours, and with a
-        derived id not even then: if the answer to its put was lost, another request may have been answered with it, so
-        the upload is stored, and the client that tries again learns that. Nor does the marker go with a derived id, for
-        it may be that of another one's manifest: a marker without a manifest is left to the janitor.
+        If our manifest is there after all (the answers to its put were lost), the upload is stored: a worker may be at
+        its load, and another request may have been answered with it. Nothing is removed then. With a derived id the
+        marker stays in any case, for it may be that of another one's manifest: one without a manifest is left to the
+        janitor.
 
         :raises Failure: as `ObjectStore`; some of it may still be there.
         """
         if self._manifest_tried and await self._is_ours():
-            if self._derived and not self._data_gone:
+            if not self._data_gone:
                 await mark_pending(self._store, self.upload_id)
                 log.info("upload.stored_after_all", upload_id=str(self.upload_id), key=self.key)
                 return

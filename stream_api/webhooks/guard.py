@@ -60,6 +60,43 @@ _NOT_PUBLIC_6: Final = tuple(
 )
 
 
+#: What is read of one connection, whatever it is: TLS, headers, the body, and what stands beside or before these and is
+#: counted by nobody else (answers of 1xx without end, extensions of chunks, trailers).
+MOST_BYTES: Final = 192 * 1024
+#: At once: the event loop would read 256 KiB, and count as too long what nobody would have read.
+_READ_BYTES: Final = 16 * 1024
+
+
+class AnswerTooLong(ConnectionError):
+    """A receiver sends more than anybody wants to read."""
+
+
+class BoundedSocket(socket.socket):
+    """A socket that gives out `MOST_BYTES`, some at a time, and then fails.
+
+    The event loop reads by `recv` and `recv_into`, also below TLS.
+    """
+
+    left_bytes = MOST_BYTES
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """As that of `socket`. :raises AnswerTooLong: the receiver has sent too much."""
+        data = super().recv(min(size, _READ_BYTES), flags)
+        self._count(len(data))
+        return data
+
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        """As that of `socket`. :raises AnswerTooLong: the receiver has sent too much."""
+        received = super().recv_into(buffer, min(size or len(buffer), _READ_BYTES), flags)
+        self._count(received)
+        return received
+
+    def _count(self, received: int) -> None:
+        self.left_bytes -= received
+        if self.left_bytes < 0:
+            raise AnswerTooLong(errno.EMSGSIZE, "the receiver sends too much")
+
+
 class AddressRefused(OSError):
     """A webhook may not go to an address. An `OSError`, so that the next address of the same host is tried."""
 
@@ -112,7 +149,7 @@ class Guard:
         if why is not None:
             self.refused.append(f"{address[0]} ({why})")
             raise AddressRefused(errno.EACCES, "the address is not public")
-        made = socket.socket(family, kind, protocol)
+        made = BoundedSocket(family, kind, protocol)
         # Before connecting, and so for good: a receiver that pours must not fill the kernel's memory, which is ours.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         return made

@@ -207,6 +207,21 @@ async def test_nobody_is_kept_waiting_who_has_left_or_whose_server_stops(
         assert f"pending/{upload_id}" in await asyncio.to_thread(bucket.keys)
 
 
+async def test_a_client_that_pipelines_and_leaves_is_not_waited_for(settings: Settings) -> None:
+    async with serve(change(settings, max_connections=2)) as serving:
+        upload_id = await uploaded(serving)
+        ask = f"GET /upload/{upload_id}/status?wait=3600 HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        writers = []
+        for _ in range(2):
+            _, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+            writer.write(ask + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+            writers.append(writer)
+        for writer in writers:
+            writer.close()
+        await nobody_waits(serving)
+        assert (await serving.get("/healthz"))[0] == 200
+
+
 async def test_a_status_that_only_the_manifest_knows_says_that_it_may_be_stale(settings: Settings) -> None:
     dsn = settings.database_url.get_secret_value()
     async with FaultProxy.before(dsn) as proxy, serve(change(settings, database_url=proxy.url(dsn))) as serving:

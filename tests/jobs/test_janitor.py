@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
+from stream_api.jobs import janitor as janitor_module
 from stream_api.jobs.janitor import Janitor, Tidied
 from stream_api.jobs.lock import Held
 from stream_api.ledger.expiry import Expiry
@@ -394,3 +395,16 @@ async def test_an_upload_whose_manifest_cannot_be_read_is_passed_over_and_in_nob
     await bench.tidy()
     assert (await bench.tidy(later=2 * HOUR)).data == 1
     assert await bench.keys() == before - {orphan}
+
+
+async def test_expired_uploads_that_are_passed_over_are_not_in_the_way_of_later_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor_module, "_PAGE", 2)
+    for number in range(5):
+        upload = await bench.run_load("failed")
+        await bench.age(upload.upload_id, 20 - number)
+        if number < 3:
+            await bench.store.put(manifest_key(upload.upload_id), b"{}")
+    async with asyncio.timeout(20):
+        assert (await bench.tidy()).expired == 2

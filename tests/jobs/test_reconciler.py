@@ -80,6 +80,12 @@ class World:
         self.reads.append(upload_id)
         return manifest(upload_id) if upload_id in self.stored else None
 
+    async def mark_pending(self, upload_id: UUID, /) -> None:
+        self.pending[upload_id] = None
+
+    async def open_uploads(self, limit: int) -> list[UUID]:
+        return [upload_id for upload_id, row in self.rows.items() if not row.ended][:limit]
+
     async def clean_up(self, manifest: Manifest, state: str) -> None:
         assert state == "completed"
         self.pending.pop(manifest.upload_id, None)
@@ -107,6 +113,7 @@ def reconciler(world: World, queue: LoadQueue, redis: Redis, interval_seconds: f
     return Reconciler(
         pending=world,
         states=world.states,
+        open_uploads=world.open_uploads,
         jobs=queue,
         clean_up=world.clean_up,
         redis=redis,
@@ -271,3 +278,15 @@ async def test_a_long_round_keeps_its_lock_and_one_that_lost_it_stops(
     monkeypatch.setattr(world, "clean_up", flushed_after_two)
     assert await reconciler(world, queue, redis).reconcile() == Round(cleaned=2)
     assert len(world.pending) == 1
+
+
+async def test_a_marker_that_got_lost_is_made_up_for(queue: LoadQueue, redis: Redis, world: World) -> None:
+    lost, running = world.upload(), world.upload()
+    for upload_id in (lost, running):
+        world.rows[upload_id] = Known("uploaded", CREATED_AT)
+        del world.pending[upload_id]
+    await queue.ensure(running)
+    found = await reconciler(world, queue, redis).reconcile()
+    assert found is not None
+    assert (found.enqueued, list(world.pending)) == (1, [lost])
+    assert await queue.without_job([lost, running]) == []

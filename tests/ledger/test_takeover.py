@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -17,8 +19,10 @@ from yarl import URL
 from stream_api.config import Settings
 from stream_api.errors import Failure, RunLost
 from stream_api.ledger import uploads
+from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.pool import LOCK_TIMEOUT_SECONDS, open_pool
 from stream_api.ledger.segments import claim_segment, record_segment
+from stream_api.ledger.uploads import Ended, Taken
 from tests.ledger.conftest import Loads, figures
 
 
@@ -184,3 +188,37 @@ async def test_two_that_take_at_once_while_a_third_is_frozen(loads: Loads, uploa
     with pytest.raises(RunLost):
         await loads.load(upload_id, 2, figures(0, 0, 100))
     await loads.load(upload_id, 3, figures(0, 0, 100))
+
+
+async def test_a_worker_of_an_upload_whose_id_has_come_back_does_not_touch_the_new_one(
+    loads: Loads, upload_id: UUID
+) -> None:
+    old = loads.intake(upload_id)
+    await loads.ledger.take(old)
+    lane = await loads.lane(upload_id, 1)
+    await loads.ledger.cancel(old)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
+        await lane.fetchval("SELECT 1")  # it may hold a slot of the dataset
+    lane = await loads.lane(upload_id, 1)
+    expiry = Expiry(loads.ledger._pool)
+    (expired,) = await expiry.expire(retention_seconds=0, limit=1)
+    await expiry.forget(expired)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
+        await lane.fetchval("SELECT 1")
+    with pytest.raises(Failure):
+        await loads.ledger.take(old, only_run=1)
+    new = replace(old, created_at=old.created_at + timedelta(days=8))
+    taken = await loads.ledger.take(new)
+    assert isinstance(taken, Taken)
+    for only_run in (None, taken.run):
+        with pytest.raises(RunLost):
+            await loads.ledger.take(old, only_run=only_run)
+
+
+async def test_an_upload_that_is_found_ended_has_no_sessions_left(loads: Loads, upload_id: UUID) -> None:
+    taken = await loads.take(upload_id)
+    await loads.ledger.fail(upload_id, taken.run, code="internal_error", message="")
+    frozen = await loads.lane(upload_id, taken.run)
+    assert isinstance(await loads.take_or_ended(upload_id), Ended)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
+        await frozen.fetchval("SELECT 1")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import resource
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -13,6 +17,7 @@ from pydantic import SecretStr
 
 from stream_api.config import MIB, Settings
 from stream_api.storage.manifests import list_pending, read_manifest
+from stream_api.upload.parts import _buffer
 from tests.conftest import Bucket
 from tests.http.serving import Serving, serve
 from tests.support.faults import FaultProxy
@@ -217,3 +222,41 @@ async def test_a_server_that_stops_leaves_nothing_of_an_upload_under_way(small: 
             await until(lambda: progress.channel.stats.sent_items >= 2)
         assert await asyncio.to_thread(bucket.keys) == []
         assert await asyncio.to_thread(bucket.open_multipart_uploads) == []
+
+
+@pytest.mark.parametrize("sent", [0, MIB, 2 * PART], ids=["head only", "some", "parts"])
+async def test_uploads_that_fail_let_go_of_their_parts_at_once(small: Settings, sent: int) -> None:
+    """Without waiting for a collection of cycles: the room of a part is given to the next one, again and again."""
+    settings = change(small, client_idle_timeout_seconds=0.5, upload_budget_bytes=4 * PART)
+    async with serve(settings) as serving:
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                async with AsyncExitStack() as stack:
+                    clients = [await stack.enter_async_context(raw_client(serving.port)) for _ in range(4)]
+                    for client in clients:
+                        await client.start(len(BODY))
+                        await client.send(BODY[: sent + 200])
+                    for client in clients:
+                        status, _, document = await client.answer()
+                        assert (status, document["code"]) == (408, "client_too_slow")
+                await until(lambda: not serving.uploads.active and not serving.uploads.leftovers.count)
+            assert tracemalloc.get_traced_memory()[0] < 2 * PART
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+        assert serving.uploads.budget.used_bytes == 0
+
+
+async def test_a_part_that_a_client_does_not_send_takes_no_memory() -> None:
+    before = _resident_bytes()
+    buffers = [_buffer(64 * MIB) for _ in range(8)]
+    for buffer in buffers:
+        buffer.write(b"x")
+    assert _resident_bytes() - before < 64 * MIB
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -17,7 +19,7 @@ from stream_api.config import Settings
 from stream_api.webhooks.guard import why_refused
 from stream_api.webhooks.sender import Attempt, Resolver, Sender, loggable, retry_after_seconds
 from tests.support.settings import change
-from tests.webhooks.conftest import Receiver, receiving
+from tests.webhooks.conftest import LOOPBACK, Receiver, receiving
 
 REFUSED = "webhook_refused: the host is not on the public internet (STREAM_API_WEBHOOK_ALLOW)"
 
@@ -256,3 +258,60 @@ def test_retry_after(value: str, seconds: float | None) -> None:
 )
 def test_urls_are_logged_without_what_is_secret(url: str, logged: str) -> None:
     assert loggable(url) == logged
+
+
+@asynccontextmanager
+async def resolving() -> AsyncIterator[Resolver]:
+    resolver = Resolver()
+    yield resolver
+    await resolver.close()
+
+
+@asynccontextmanager
+async def pouring(*pieces: bytes) -> AsyncIterator[tuple[str, list[int]]]:
+    """A receiver that sends the first piece and then the others again and again; and how much of them was taken."""
+    sent = [0]
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(pieces[0])
+            while True:
+                for piece in pieces[1:]:
+                    writer.write(piece)
+                    await writer.drain()
+                    sent[0] += len(piece)
+        writer.close()
+
+    server = await asyncio.start_server(pour, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", sent
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"1;" + b"x" * 2000 + b"\r\na\r\n",
+        ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: " + b"x" * 1000 + b"\r\n"),
+    ],
+    ids=["103", "100", "extensions", "trailers"],
+)
+async def test_what_stands_beside_the_answer_is_bounded_too(pieces: tuple[bytes, ...]) -> None:
+    async with pouring(*pieces) as (url, sent), resolving() as resolver:
+        async with asyncio.timeout(4):
+            attempt = await send(resolver, url, webhook_allow=LOOPBACK)
+        assert attempt.error is not None
+        assert attempt.error.startswith("webhook_broken")
+        # What was taken, and what lies in the buffers of both sockets.
+        assert sent[0] < 8 * 1024 * 1024
+
+
+async def test_a_large_answer_is_still_an_answer() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
+    async with pouring(head, b"x" * 65536) as (url, _), resolving() as resolver:
+        assert await send(resolver, url, webhook_allow=LOOPBACK) == Attempt()

@@ -36,6 +36,7 @@ CREATE TABLE stream_api.uploads (
 );
 
 CREATE INDEX uploads_ended_at ON stream_api.uploads (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX uploads_open ON stream_api.uploads (updated_at) WHERE state IN ('uploaded', 'processing');
 CREATE INDEX uploads_webhook_due ON stream_api.uploads (webhook_due) WHERE webhook_state = 'pending';
 
 CREATE TABLE stream_api.segments (
