@@ -188,7 +188,7 @@ class Settings(BaseSettings):
     """Limit for the number of form fields of one upload."""
     socket_receive_buffer_bytes: Positive = 256 * KIB
     """Receive buffer of each client's socket: the kernel charges it to the container."""
-    max_connections: Positive = 200
+    max_connections: Positive = 160
     """Client connections at once; more wait in the listen queue. A term of the memory formula."""
 
     # -- Stage 2: load ---------------------------------------------------------------------------------------
@@ -196,8 +196,18 @@ class Settings(BaseSettings):
     """Unit of the ledger: one COPY, one transaction. Written into the manifest, so a change harms nothing."""
     batch_bytes: Positive = 512 * KIB
     """Unit of parsing and encoding. Smaller ones parse slower (256 KiB: 69 % of the speed of 2 MiB)."""
-    max_record_bytes: Positive = 1 * MIB
-    """A longer record is taken for a stray quote."""
+    max_record_bytes: Annotated[int, Field(ge=16)] = 1 * MIB
+    """A longer record is taken for a stray quote and costs its first line. Held in memory, three times over."""
+    max_value_bytes: Positive = 1 * MIB
+    """A longer value costs its record."""
+    max_header_bytes: Annotated[int, Field(ge=16)] = 1 * MIB
+    """A longer header, with what stands before it, fails the load."""
+    max_columns: Annotated[int, Field(ge=1)] = 1600
+    """Columns that a file may have. PostgreSQL allows a table no more than 1,600."""
+    max_decoded_bytes: Positive = 1024 * 1024 * MIB
+    """What a compressed file may expand to; beyond it the load fails."""
+    max_expansion: Annotated[int, Field(ge=2)] = 200
+    """How many times its size a compressed file may expand to, beyond the first 16 MiB. CSV has 5 to 30."""
     lanes: Annotated[int, Field(ge=1, le=16)] = 2
     """COPY connections of one load."""
     load_concurrency: Annotated[int, Field(ge=1, le=64)] = 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import msgspec
 
 from stream_api.datasets.catalogue import Column, Table, quote_identifier
+from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     :param columns: one for each column of the file, in the file's order.
     :param copy_format: `binary` when every column has an exact binary form.
     :param encoding: of the database; other than UTF8 it may be unable to store a character.
-    :param delimiter: between the file's fields.
+    :param dialect: of the file.
+    :param max_record_bytes: where a record is cut off depends on it, so it stays what it was; `None` in plans of old.
     """
 
     dataset: str
@@ -88,7 +90,8 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     columns: tuple[PlanColumn, ...]
     copy_format: Literal["binary", "csv"]
     encoding: str = "UTF8"
-    delimiter: str = ","
+    dialect: Dialect = Dialect()
+    max_record_bytes: int | None = None
     version: Literal[1] = 1
 
     @property
@@ -114,12 +117,20 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
         return msgspec.json.decode(data, type=cls)
 
 
-#: What separates the fields of files that are not separated by commas.
-_OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_PLAIN: Final = Dialect()
+#: What may separate the fields of a file.
+_DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _CHANGE_BACK: Final = "Change it back and retry; or take out what was loaded and upload the file again."
 
 
-def make_plan(table: Table, dataset: str, header: Sequence[str], *, delimiter: str = ",") -> Plan:
+def make_plan(
+    table: Table,
+    dataset: str,
+    header: Sequence[str],
+    *,
+    dialect: Dialect = _PLAIN,
+    max_record_bytes: int | None = None,
+) -> Plan:
     """Set the file's header against the table.
 
     A name matches a column exactly once surrounding white space is trimmed, else without regard to case if that
@@ -135,7 +146,15 @@ def make_plan(table: Table, dataset: str, header: Sequence[str], *, delimiter: s
     generated = [c.name for c in table.columns if c.name in times and c.generated]
     missing = [c.name for c in table.columns if c.name not in times and _must_be_given(c, table)]
     if unknown or repeated or generated or missing or not times:
-        raise _mismatch(table, header, missing=missing, unknown=unknown, repeated=repeated, generated=generated)
+        raise _mismatch(
+            table,
+            header,
+            delimiter=dialect.delimiter,
+            missing=missing,
+            unknown=unknown,
+            repeated=repeated,
+            generated=generated,
+        )
     columns = tuple(
         _plan_column(column, source, table) for source, column in zip(header, found, strict=True) if column is not None
     )
@@ -146,7 +165,8 @@ def make_plan(table: Table, dataset: str, header: Sequence[str], *, delimiter: s
         columns=columns,
         copy_format="binary" if all(column.kind in _BINARY for column in columns) else "csv",
         encoding=table.encoding,
-        delimiter=delimiter,
+        dialect=dialect,
+        max_record_bytes=max_record_bytes,
     )
 
 
@@ -159,7 +179,7 @@ def check_plan(plan: Plan, table: Table) -> None:
     :raises Failure: `table_changed`, naming what changed.
     """
     try:
-        now = make_plan(table, plan.dataset, [c.source for c in plan.columns], delimiter=plan.delimiter)
+        now = make_plan(table, plan.dataset, [c.source for c in plan.columns])
     except Failure as exc:
         msg = f"Table {table.sql_name} has changed since this load began. {exc.detail} {_CHANGE_BACK}"
         raise Failure("table_changed", msg, **exc.extra) from exc
@@ -239,6 +259,7 @@ def _mismatch(
     table: Table,
     header: Sequence[str],
     *,
+    delimiter: str,
     missing: list[str],
     unknown: list[str],
     repeated: list[str],
@@ -257,8 +278,9 @@ def _mismatch(
     if not parts:
         parts.append("it names no column")
     detail = f"The file's header does not fit table {table.sql_name}: {'; '.join(parts)}."
-    if len(header) == 1 and (other := next((found for found in _OTHER_DELIMITERS if found in header[0]), None)):
-        detail += f" Fields must be separated by commas, and the header has {_OTHER_DELIMITERS[other]}."
+    if len(header) == 1 and (other := next((found for found in _DELIMITERS if found in header[0]), None)):
+        taken = _DELIMITERS.get(delimiter, repr(delimiter))
+        detail += f" Fields were taken to be separated by {taken}, and the header has {_DELIMITERS[other]}."
     extra: dict[str, Any] = {
         "missing": _bounded(missing),
         "unknown": _bounded(unknown),

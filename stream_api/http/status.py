@@ -99,7 +99,13 @@ async def _brought_up_to_date(collaborators: Collaborators, record: StatusRecord
         return record
     if row is None or row.revision <= record.revision:
         return record
-    known = record_of_row(row, file_name=record.file_name, size_bytes=record.size_bytes, sha256=record.sha256)
+    known = record_of_row(
+        row,
+        file_name=record.file_name,
+        size_bytes=record.size_bytes,
+        sha256=record.sha256,
+        dialect=record.dialect,
+    )
     log.info("status.record_was_behind", upload_id=str(record.upload_id), said=record.status, now=known.status)
     try:
         await collaborators.statuses.write(known)
@@ -116,6 +122,7 @@ def record_of_manifest(manifest: Manifest) -> StatusRecord:
         file_name=manifest.file_name,
         size_bytes=manifest.size_bytes,
         sha256=manifest.sha256,
+        dialect=manifest.dialect,
         dataset=manifest.dataset,
         created_at=manifest.created_at,
         updated_at=manifest.created_at,
@@ -126,7 +133,7 @@ def record_of_manifest(manifest: Manifest) -> StatusRecord:
 def document_of_row(row: UploadRow, manifest: Manifest | None) -> tuple[StatusRecord, dict[str, Any]]:
     """Record and document of an upload that a worker has taken.
 
-    :param manifest: adds name and hash of the file; without it the document says null for them.
+    :param manifest: adds name, hash and dialect of the file; without it the document says null for them.
     """
     known = manifest or Manifest(
         upload_id=row.id,
@@ -143,6 +150,8 @@ def document_of_row(row: UploadRow, manifest: Manifest | None) -> tuple[StatusRe
         created_at=row.created_at,
     )
     record = status_record(known, row)
+    if manifest is None:
+        record = msgspec.structs.replace(record, dialect=None)
     document = _document(record)
     if manifest is None:
         document["sha256"] = None

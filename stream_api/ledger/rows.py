@@ -38,7 +38,7 @@ COLUMNS: Final = (
     "upload.id, upload.dataset, upload.target_table, upload.state, upload.run, upload.size_bytes, upload.segment_bytes,"
     " upload.error, upload.created_at, upload.started_at, upload.ended_at, upload.updated_at, upload.revision,"
     " upload.callback_url, upload.webhook_state, upload.webhook_round, upload.webhook_attempts, upload.webhook_error,"
-    " upload.webhook_at, total.*, by_code.*"
+    " upload.webhook_at, upload.decoded_bytes, total.*, by_code.*"
 )
 GET: Final = f"SELECT {COLUMNS} FROM stream_api.uploads AS upload {TOTALS} WHERE upload.id = $1"
 
@@ -53,6 +53,7 @@ class Intake:
     """What an upload's row is made of when somebody first takes or cancels it; later the row's values stand.
 
     :param table: the target table, as SQL names it.
+    :param compressed: what the segments have to cover is known only at the end.
     :param created_at: of the manifest. With an `Idempotency-Key` an id can come back after its first upload has
         expired; this tells the two apart.
     """
@@ -64,6 +65,7 @@ class Intake:
     segment_bytes: int
     callback_url: str | None
     created_at: datetime
+    compressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class UploadRow:
     :param started_at: of the first run.
     :param ended_at: of the last end state; `None` while there is none.
     :param revision: of two rows of one upload the one with the higher is the later.
+    :param decoded_bytes: what the segments have to cover; `None` of a compressed file that no load has read to its end.
+    :param expected_bytes: a guess at that, of the load that runs.
     :param callback_url: where the webhook of an end state goes.
     :param webhook_state: of the delivery for the last end state; `None` where there is none.
     :param webhook_round: names this delivery; a later one has a higher number.
@@ -112,6 +116,8 @@ class UploadRow:
     ended_at: datetime | None
     updated_at: datetime
     revision: int = 0
+    decoded_bytes: int | None = None
+    expected_bytes: int | None = None
     callback_url: str | None = None
     webhook_state: WebhookState | None = None
     webhook_round: int = 0
@@ -137,6 +143,7 @@ class UploadRow:
             segment_bytes=self.segment_bytes,
             callback_url=self.callback_url,
             created_at=self.created_at,
+            compressed=self.decoded_bytes is None,
         )
 
     @property
@@ -159,9 +166,8 @@ class UploadRow:
         """From 0 to 1: the share of the bytes that is in committed segments; 1 only when completed."""
         if self.state == "completed":
             return 1.0
-        if self.size_bytes == 0:
-            return 0.0
-        return min(round(self.committed_bytes / self.size_bytes, 4), 0.9999)
+        whole = self.expected_bytes if self.decoded_bytes is None else self.decoded_bytes
+        return min(round(self.committed_bytes / whole, 4), 0.9999) if whole else 0.0
 
     @classmethod
     def from_record(cls, record: asyncpg.Record) -> UploadRow:

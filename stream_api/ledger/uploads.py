@@ -31,8 +31,8 @@ _CUT_OFF_SECONDS: Final = 0.5
 _DROP_EXPIRED: Final = "DELETE FROM stream_api.uploads WHERE id = $1 AND state = 'expired' AND created_at <> $2"
 _CREATE: Final = """
 INSERT INTO stream_api.uploads
-       (id, dataset, target_table, state, size_bytes, segment_bytes, callback_url, created_at)
-VALUES ($1, $2, $3, 'uploaded', $4, $5, $6, $7)
+       (id, dataset, target_table, state, size_bytes, segment_bytes, callback_url, created_at, decoded_bytes)
+VALUES ($1, $2, $3, 'uploaded', $4, $5, $6, $7, CASE WHEN NOT $8 THEN $4::bigint END)
 ON CONFLICT (id) DO NOTHING
 """
 _OPEN: Final = """
@@ -95,12 +95,12 @@ FROM (SELECT segment.start_byte, segment.end_byte,
 # misled by that: segments are only added, but for those that a taking removes, and that raises the run.
 _COMPLETE: Final = updating(f"""
 UPDATE stream_api.uploads AS upload
-SET state = 'completed', error = NULL, {_ENDING}
+SET state = 'completed', error = NULL, decoded_bytes = coalesce(decoded_bytes, $3), {_ENDING}
 WHERE id = $1 AND run = $2 AND state = 'processing'
-  AND (SELECT hole IS NULL AND covered = upload.size_bytes FROM ({_COVERAGE}) AS coverage)
+  AND (SELECT hole IS NULL AND covered = coalesce(upload.decoded_bytes, $3) FROM ({_COVERAGE}) AS coverage)
 """)
 _WHY_INCOMPLETE: Final = f"""
-SELECT coverage.covered, coverage.hole, upload.size_bytes
+SELECT coverage.covered, coverage.hole, coalesce(upload.decoded_bytes, $3::bigint) AS size_bytes
 FROM stream_api.uploads AS upload CROSS JOIN LATERAL ({_COVERAGE}) AS coverage
 WHERE upload.id = $1 AND upload.run = $2 AND upload.state = 'processing'
 """
@@ -304,18 +304,19 @@ class Ledger:
         async with using(self._pool) as connection:
             return [CommittedSegment.from_record(segment) for segment in await connection.fetch(_SEGMENTS, upload_id)]
 
-    async def complete(self, upload_id: UUID, run: int) -> UploadRow:
-        """Complete the upload, if its segments cover every byte from 0 to its size. Durable once it returns.
+    async def complete(self, upload_id: UUID, run: int, *, decoded_bytes: int | None = None) -> UploadRow:
+        """Complete the upload, if its segments cover every byte from 0 to its decoded size. Durable once it returns.
 
+        :param decoded_bytes: of a compressed file, by whoever has read it to its end; of others it is known already.
         :raises RunLost: the run is over.
         :raises Failure: `ledger_incomplete`, with `coveredBytes` up to the first gap or overlap.
         """
         async with using(self._pool) as connection:
             while True:
-                row = await connection.fetchrow(_COMPLETE, upload_id, run)
+                row = await connection.fetchrow(_COMPLETE, upload_id, run, decoded_bytes)
                 if row is not None:
                     return UploadRow.from_record(row)
-                why = await connection.fetchrow(_WHY_INCOMPLETE, upload_id, run)
+                why = await connection.fetchrow(_WHY_INCOMPLETE, upload_id, run, decoded_bytes)
                 if why is None:
                     raise RunLost(f"run {run} of upload {upload_id} is over")
                 if why["hole"] is None and why["covered"] == why["size_bytes"]:
@@ -386,6 +387,7 @@ async def _create(connection: Connection, intake: Intake) -> None:
         intake.segment_bytes,
         intake.callback_url,
         intake.created_at,
+        intake.compressed,
     )
 
 

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 
-from stream_api.errors import Failure
-from stream_api.load.grammar import Grammar, count_lines
-from stream_api.load.model import Batch, Int64s
+from stream_api.dialects.dialect import Dialect
+from stream_api.load.encodings import shadow, unit_bytes
+from stream_api.load.grammar import Grammar, Reading, count_lines
+from stream_api.load.header import Limits, find_header
+from stream_api.load.model import CONTINUED, Batch, Int64s
 
-_BOM = b"\xef\xbb\xbf"
-_NO_RECORDS: Int64s = np.empty(0, np.int64)
-
-
-#: How files that are often taken for CSV begin; each has a byte that no name of a column can have.
-_NOT_TEXT: Final = {
-    b"\x1f\x8b": "compressed by gzip",
-    b"PK\x03\x04": "a ZIP archive or a spreadsheet (.xlsx)",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
-    b"\xfd7zXZ\x00": "compressed by xz",
-    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls)",
-}
-
-
-def find_header(data: bytes, grammar: Grammar, *, final: bool) -> tuple[list[str], int] | None:
-    """The names in the header and the offset just past it, or `None` while `data` does not hold all of it.
-
-    A byte order mark and blank lines before the header are passed over.
-
-    :param data: the beginning of the file.
-    :param final: nothing follows `data`.
-    :raises Failure: `encoding_unsupported`, when the header is not UTF-8; `header_mismatch`, when there is none.
-    """
-    for magic, kind in _NOT_TEXT.items():
-        if data.startswith(magic):
-            message = f"The file is {kind}, not CSV text. Unpack it and upload the CSV file itself, in UTF-8."
-            raise Failure("encoding_unsupported", message)
-    start = len(_BOM) if data.startswith(_BOM) else 0
-    if not final and len(data) < len(_BOM) and _BOM.startswith(data):
-        return None
-    rest = data[start:]
-    position = 0
-    for end in grammar.record_ends(rest, final=final).tolist():
-        record = rest[position:end]
-        position = end
-        if record in {b"\n", b"\r\n", b"\r"}:
-            continue
-        try:
-            text = [(value or b"").decode() for value in grammar.fields(record)]
-        except UnicodeDecodeError as exc:
-            message = (
-                "The header is not valid UTF-8. Save the file as UTF-8 and upload it again."
-                if not data.startswith((b"\xff\xfe", b"\xfe\xff"))
-                else "The file is encoded in UTF-16. Save it as UTF-8 and upload it again."
-            )
-            raise Failure("encoding_unsupported", message) from exc
-        return text, start + end
-    if final:
-        message = "The file has no header: its first line must name the columns."
-        raise Failure("header_mismatch", message, missing=[], unknown=[], repeated=[], generated=[], nearest={})
-    return None
+_NO_RECORDS: Final[Int64s] = np.empty(0, np.int64)
 
 
 class Cutter:
@@ -71,8 +23,11 @@ class Cutter:
     to segment `start // segment_bytes`, whatever the pieces were. The header, with what stands before it, is a
     batch of its own without records, and belongs to segment 0.
 
-    Memory: what has been handed in and not cut (at most `batch_bytes` + one piece + `max_record_bytes`), and while
-    cutting the batches made of it and some 2 bytes of index for each byte.
+    Memory: what has been handed in and not cut (at most `batch_bytes` + one piece + the longest record), and while
+    cutting the batches made of it and some 2 bytes of index for each byte; of UTF-16 another half.
+
+    Time: a record that is not complete is looked at again when twice as much, or a batch more, has come; in a file full
+    of quotes that are never closed each byte is looked at (longest record ÷ batch + 2) times.
 
     :param start: byte of the decoded file at which the pieces begin; 0, or where a record begins.
     :param line: line of the file at `start`, from 1.
@@ -81,21 +36,26 @@ class Cutter:
 
     def __init__(
         self,
-        grammar: Grammar,
+        dialect: Dialect,
         *,
         segment_bytes: int,
         batch_bytes: int,
-        max_record_bytes: int,
+        limits: Limits,
         start: int = 0,
         line: int = 1,
     ) -> None:
-        self._grammar = grammar
+        self._dialect = dialect
+        self._grammar = Grammar.of(dialect)
+        self._unit = unit_bytes(dialect.encoding)
         self._segment_bytes = segment_bytes
         self._batch_bytes = batch_bytes
-        self._max_record_bytes = max_record_bytes
+        self._limits = limits
         self._start = start
         self._line = line
         self._header_wanted = start == 0
+        #: Whether what comes next is the rest of a line that is too long, and where that line begins.
+        self._in_line = False
+        self._line_start = 0
         self._pieces: list[bytes] = []
         self._held = 0
         self._wanted = batch_bytes
@@ -109,60 +69,87 @@ class Cutter:
     def cut(self, *, final: bool = False) -> list[Batch]:
         """The batches that can be made of what was taken; with `final`, of all of it.
 
-        :raises Failure: `record_too_long`, `encoding_unsupported` or `header_mismatch` (from the header).
+        :raises Failure: what is wrong with the header: see `find_header`.
         """
         data = b"".join(self._pieces)
         self._pieces.clear()
+        start = self._start
         batches = list(self._batches(data, final=final))
-        taken = batches[-1].end - batches[0].start if batches else 0
-        rest = data[taken:]
+        rest = data[self._start - start :]
         self._pieces = [rest]
         self._held = len(rest)
-        # A long unfinished record is looked at again only when as much again has come: never quadratic.
-        self._wanted = max(self._batch_bytes, 2 * self._held)
+        # A long unfinished record is looked at again only when much more has come: never quadratic.
+        self._wanted = max(self._batch_bytes, min(2 * self._held, self._limits.longest + self._batch_bytes))
         return batches
 
     def _batches(self, data: bytes, *, final: bool) -> Iterator[Batch]:
         if self._header_wanted:
-            found = find_header(data, self._grammar, final=final)
-            if found is None or found[1] > self._max_record_bytes:
-                self._refuse_longer(len(data) if found is None else found[1], self._line)
+            found = find_header(data, self._dialect, final=final, limits=self._limits)
+            if found is None:
                 return
             self._header_wanted = False
-            yield self._batch(data[: found[1]], _NO_RECORDS, 0)
-            data = data[found[1] :]
-        ends = self._grammar.record_ends(data, final=final)
-        starts = np.concatenate((np.zeros(1, np.int64), ends[:-1])) if ends.size else ends
-        self._refuse_long_records(data, starts, ends)
+            data, header = data[found[1] :], data[: found[1]]
+            yield self._batch(
+                header, shadow(header, self._dialect.encoding), _NO_RECORDS, 0, following=self._start + found[1]
+            )
+        if len(data) % self._unit and not final:
+            data = data[:-1]
+        text = shadow(data, self._dialect.encoding)
+        unit, base, size = self._unit, self._start, len(data)
+        reading = self._grammar.read(text, final=final, limit=self._limits.record // unit, in_line=self._in_line)
+        if not reading.ends.size:
+            return
+        ends = np.minimum(reading.ends * unit, size)
+        starts = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+        owners = self._owners(base + starts, reading)
         first = 0
         while first < ends.size:
-            begin = int(starts[first])
-            segment = (self._start) // self._segment_bytes
-            until_segment = np.searchsorted(starts, begin + (segment + 1) * self._segment_bytes - self._start)
-            until_full = np.searchsorted(ends, begin + self._batch_bytes) + 1
+            segment = int(owners[first]) // self._segment_bytes
+            until_segment = np.searchsorted(owners, (segment + 1) * self._segment_bytes)
+            until_full = np.searchsorted(ends, starts[first] + self._batch_bytes) + 1
             last = min(int(until_segment), int(until_full), int(ends.size))
-            yield self._batch(data[begin : ends[last - 1]], ends[first:last] - begin, segment)
+            begin, end = int(starts[first]), int(ends[last - 1])
+            yield self._batch(
+                data[begin:end],
+                text[begin // unit : int(reading.ends[last - 1])],
+                ends[first:last] - begin,
+                segment,
+                following=int(owners[last]),
+                refused={number - first: code for number, code in reading.refused.items() if first <= number < last},
+            )
             first = last
 
-    def _batch(self, data: bytes, ends: Int64s, segment: int) -> Batch:
-        start, line, lines = self._start, self._line, count_lines(data)
+    def _owners(self, starts: Int64s, reading: Reading) -> Int64s:
+        """Where what decides on its segment begins, for each record and for what follows the last.
+
+        What is left of a line that is too long stays in the segment of its beginning.
+        """
+        following = self._start + int(reading.ends[-1]) * self._unit
+        owners = np.append(starts, following)
+        for number, code in reading.refused.items():
+            if code == CONTINUED:
+                owners[number] = owners[number - 1] if number else self._line_start
+        self._in_line = reading.in_line
+        if reading.in_line:
+            self._line_start = owners[-1] = owners[-2]
+        return owners
+
+    def _batch(
+        self,
+        data: bytes,
+        text: bytes,
+        ends: Int64s,
+        segment: int,
+        *,
+        following: int,
+        refused: Mapping[int, str] | None = None,
+    ) -> Batch:
+        """Make a batch and go past it.
+
+        :param following: where what decides on the segment of the next record begins.
+        """
+        start, line, lines = self._start, self._line, count_lines(text)
         self._start += len(data)
         self._line += lines
-        return Batch(segment, start, line, data, ends, lines, self._start // self._segment_bytes != segment)
-
-    def _refuse_long_records(self, data: bytes, starts: Int64s, ends: Int64s) -> None:
-        tail = int(ends[-1]) if ends.size else 0
-        long = np.flatnonzero(ends - starts > self._max_record_bytes)
-        if long.size:
-            begin = int(starts[long[0]])
-            self._refuse_longer(int(ends[long[0]]) - begin, self._line + count_lines(data[:begin]))
-        if len(data) - tail > self._max_record_bytes:
-            self._refuse_longer(len(data) - tail, self._line + count_lines(data[:tail]))
-
-    def _refuse_longer(self, size_bytes: int, line: int) -> None:
-        if size_bytes > self._max_record_bytes:
-            message = (
-                f"The record that begins on line {line} is longer than {self._max_record_bytes} bytes. "
-                "Most likely a quote on that line is not closed; mend it, or raise STREAM_API_MAX_RECORD_BYTES."
-            )
-            raise Failure("record_too_long", message, line=line, limitBytes=self._max_record_bytes)
+        ends_segment = following // self._segment_bytes != segment
+        return Batch(segment, start, line, data, ends, lines, ends_segment, refused or {})

@@ -104,6 +104,8 @@ class _Sent:
     csv_lines: list[Int64s] = field(default_factory=list)
     #: Lines of the rows of the COPY that runs now.
     copying: list[Int64s] = field(default_factory=list)
+    #: The segment is this lane's to load.
+    claimed: bool = False
 
     def add(self, encoded: Encoded) -> None:
         self.end = encoded.span.end
@@ -156,19 +158,21 @@ class Lane:
                 await self._committed(figures)
 
     async def _load(self, stream: SegmentStream) -> SegmentFigures | None:
-        """Load a segment. Trouble of the moment in claiming it, which is before its first batch, is its own affair."""
+        """Load a segment. Trouble of the moment in claiming it, which is before anything is sent, is its own affair."""
+        sent = _Sent()
+        # Outside of the transaction: a line of gigabytes has no rows, and a session that is idle in one is ended.
+        first = await self._first_binary(stream, sent)
         for tried in range(1, _CLAIMS + 1):
-            sent = _Sent()
             try:
-                return await self._transact(stream, sent)
+                return await self._transact(stream, first, sent)
             except Failure as failure:
-                of_the_moment = failure.extra.get("sqlstate") in _OF_THE_MOMENT and not sent.end
+                of_the_moment = failure.extra.get("sqlstate") in _OF_THE_MOMENT and not sent.claimed
                 if not of_the_moment or tried == _CLAIMS:
                     raise
                 log.info("load.segment_claimed_again", segment=stream.number, **failure.extra)
         raise AssertionError
 
-    async def _transact(self, stream: SegmentStream, sent: _Sent) -> SegmentFigures | None:
+    async def _transact(self, stream: SegmentStream, first: Encoded | None, sent: _Sent) -> SegmentFigures | None:
         """Fence, ledger row and COPY, in one transaction; `None` where the segment is loaded already."""
         connection = self._connection
         try:
@@ -178,7 +182,8 @@ class Lane:
                         async for _ in stream.batches:
                             pass
                         return None
-                    taken = await self._copy(stream, sent)
+                    sent.claimed = True
+                    taken = await self._copy(stream, first, sent)
                     figures = SegmentFigures(
                         number=stream.number,
                         start=stream.start,
@@ -197,10 +202,9 @@ class Lane:
             raise _constraint_violated(exc, sent) from exc
         return figures
 
-    async def _copy(self, stream: SegmentStream, sent: _Sent) -> int:
+    async def _copy(self, stream: SegmentStream, first: Encoded | None, sent: _Sent) -> int:
         """COPY all rows of the segment; the number that Postgres says it took."""
         taken = 0
-        first = await self._first_binary(stream, sent)
         if first is not None:
             sent.copying = sent.binary_lines
             taken += await self._copy_in(self._binary(first, stream, sent), "binary")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import NoReturn
 from uuid import UUID
@@ -16,6 +16,7 @@ import structlog
 from stream_api.config import Settings
 from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.plan import Plan, check_plan, make_plan
+from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure, RunLost
 from stream_api.flow.causes import first_cause
 from stream_api.ledger.errors import translated, unexpected
@@ -24,9 +25,8 @@ from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.ledger.slots import Slots, name_after
 from stream_api.ledger.uploads import Ended, Ledger, Taken
-from stream_api.load.cutter import find_header
 from stream_api.load.feeder import Lane
-from stream_api.load.grammar import Grammar
+from stream_api.load.header import Limits
 from stream_api.load.judge import Judge
 from stream_api.load.parser import Parser
 from stream_api.load.pipeline import Pipeline, Sizes
@@ -34,16 +34,14 @@ from stream_api.load.reader import RunInThread, find_holes
 from stream_api.load.refusals import refusals
 from stream_api.load.reporting import Reporter
 from stream_api.load.retrying import Attempts, FullDisks
+from stream_api.load.source import Source
 from stream_api.load.validator import Validator
 from stream_api.storage.cleanup import clean_up_ended
-from stream_api.storage.downloads import read_range
 from stream_api.storage.manifests import Manifest, clear_pending, read_manifest
 from stream_api.storage.objects import ObjectStore
 
 log = structlog.get_logger()
 
-#: Bytes read from S3 at a time.
-_CHUNK_BYTES = 256 * 1024
 #: What to do about failures that do not say it themselves.
 _ADVICE = {
     "data_gone": "A retry cannot help: upload the file again.",
@@ -182,8 +180,8 @@ class Loader:
         log.info("load.taken", segments_committed=len(taken.segments), size_bytes=manifest.size_bytes)
         upload_id, run = manifest.upload_id, taken.run
         try:
-            await self._load_holes(manifest, taken, attempts, slot)
-            row = await self._ledger.complete(upload_id, run)
+            decoded_bytes = await self._load_holes(manifest, taken, attempts, slot)
+            row = await self._ledger.complete(upload_id, run, decoded_bytes=decoded_bytes)
         except RunLost:
             log.info("load.run_lost")
             return None
@@ -223,16 +221,24 @@ class Loader:
 
     async def _load_holes(
         self, manifest: Manifest, taken: Taken, attempts: Attempts, slot: LaneConnection | None
-    ) -> None:
+    ) -> int | None:
+        """Load what is not loaded yet.
+
+        :returns: size of the decoded data, where only reading it to its end has told.
+        """
         plan = await self._plan(manifest, taken)
-        holes = find_holes(taken.segments, manifest.size_bytes)
+        source = self._source(manifest, plan.dialect)
+        holes = find_holes(taken.segments, source.end)
         row = await self._ledger.get(manifest.upload_id)
         if row is None or row.run != taken.run:
             raise RunLost
         async with AsyncExitStack() as stack:
-            report = await stack.enter_async_context(self._reporter.following(manifest, row))
+            report = await stack.enter_async_context(
+                self._reporter.following(manifest, row, lambda: source.expected_bytes)
+            )
             if not holes:
-                return
+                return None
+            await stack.enter_async_context(source.opened())
 
             async def committed(figures: SegmentFigures) -> None:
                 attempts.segments += 1
@@ -246,16 +252,24 @@ class Loader:
             )
             pipeline = Pipeline(
                 sizes=Sizes.of(self._settings, manifest.segment_bytes),
-                parser=Parser(Grammar(plan.delimiter.encode()), [column.name for column in plan.columns]),
+                dialect=plan.dialect,
+                limits=self._limits(plan.max_record_bytes),
+                parser=Parser(
+                    plan.dialect,
+                    plan.column_names,
+                    self._settings.max_value_bytes,
+                    [column.source for column in plan.columns],
+                ),
                 validator=Validator(plan, Judge(self._pool), self._run_in_thread),
                 lanes=[lane(connection) for connection in connections],
                 run_in_thread=self._run_in_thread,
             )
             self._started(manifest.upload_id, pipeline)
             try:
-                await pipeline.run(holes, lambda start, end: self._open_range(manifest, start, end))
+                await pipeline.run(holes, source.open_range)
             except ExceptionGroup as group:
                 raise first_cause(group) from group
+            return source.decoded_bytes
 
     async def _connect(
         self, stack: AsyncExitStack, upload_id: UUID, run: int, *, count: int, slot: LaneConnection | None
@@ -285,29 +299,25 @@ class Loader:
         if stored is not None:
             check_plan(stored, table)
             return stored
-        header = await self._read_header(manifest)
-        plan = make_plan(table, manifest.dataset, header)
+        limits = self._limits(None)
+        header = await self._source(manifest, manifest.dialect).read_header(limits)
+        plan = make_plan(table, manifest.dataset, header, dialect=manifest.dialect, max_record_bytes=limits.record)
         return Plan.decode(await self._ledger.set_plan(manifest.upload_id, taken.run, plan.encode()))
 
-    async def _read_header(self, manifest: Manifest) -> list[str]:
-        limit = min(manifest.size_bytes, self._settings.max_record_bytes)
-        head = b""
-        async with self._open_range(manifest, 0, limit) as pieces:
-            async for piece in pieces:
-                head += piece
-                found = find_header(head, Grammar(), final=len(head) == manifest.size_bytes)
-                if found is not None:
-                    return found[0]
-        message = f"The header is longer than {limit} bytes. Most likely a quote in the first line is not closed."
-        raise Failure("record_too_long", message, line=1, limitBytes=limit)
+    def _source(self, manifest: Manifest, dialect: Dialect) -> Source:
+        return Source(self._store, manifest, dialect, self._settings, self._run_in_thread)
 
-    @asynccontextmanager
-    async def _open_range(self, manifest: Manifest, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        pieces = read_range(
-            self._store, manifest.key, etag=manifest.etag, start=start, end=end, chunk_bytes=_CHUNK_BYTES
+    def _limits(self, planned_record_bytes: int | None) -> Limits:
+        """Bounds of what is read.
+
+        :param planned_record_bytes: what the plan says, by which segments may have been cut already.
+        """
+        settings = self._settings
+        return Limits(
+            record=planned_record_bytes or settings.max_record_bytes,
+            header=settings.max_header_bytes,
+            columns=settings.max_columns,
         )
-        async with aclosing(pieces):
-            yield pieces
 
 
 def intake_of(manifest: Manifest, *, table: str) -> Intake:
@@ -323,6 +333,7 @@ def intake_of(manifest: Manifest, *, table: str) -> Intake:
         segment_bytes=manifest.segment_bytes,
         callback_url=manifest.callback_url,
         created_at=manifest.created_at,
+        compressed=manifest.dialect.compression is not None,
     )
 
 

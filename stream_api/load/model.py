@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 Int64s = npt.NDArray[np.int64]
+
+#: Codes of records that the reader refuses before anybody looks at their fields.
+UNCLOSED_QUOTE: Final = "unclosed_quote"
+RECORD_TOO_LONG: Final = "record_too_long"
+#: What follows the beginning of a line that is too long, up to the line's end: no record, and no row.
+CONTINUED: Final = "continued"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ class Batch:
     :param ends: for each record, blank ones too, the offset in `data` just past its line end.
     :param lines: lines that `data` holds (line ends, quoted ones too).
     :param ends_segment: the next record, if there is one, belongs to another segment.
+    :param refused: records that are no rows, by their number, with `UNCLOSED_QUOTE`, `RECORD_TOO_LONG` (of these the
+        rest of the line follows) or `CONTINUED`.
     """
 
     segment: int
@@ -61,6 +71,7 @@ class Batch:
     ends: Int64s
     lines: int
     ends_segment: bool
+    refused: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def end(self) -> int:

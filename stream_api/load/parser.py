@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc_compute
 import pyarrow.csv as pc
 
+from stream_api.dialects.dialect import Dialect
+from stream_api.load.encodings import recode
 from stream_api.load.grammar import Grammar, line_end_positions
-from stream_api.load.model import Batch, Int64s, Rejection, Rows
+from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Batch, Int64s, Rejection, Rows
 
 _LF, _CR, _NUL = 10, 13, 0
+
+#: Why the reader has refused a record.
+_REASONS: Final = {
+    UNCLOSED_QUOTE: "A quote is opened on this line and not closed as it should be: before the end of the file and "
+    "within the longest record that is allowed, with a delimiter or a line end after it",
+    RECORD_TOO_LONG: "The line is longer than the longest record that is allowed (STREAM_API_MAX_RECORD_BYTES)",
+}
 
 
 @dataclass
@@ -21,89 +32,120 @@ class Parser:
     """Parses batches whose records have these columns.
 
     :param columns: their names, in the file's order.
+    :param sources: as the header names them, for rejections; where that is the same, nothing.
+    :param max_value_bytes: of a field, in UTF-8; a longer one costs its record.
     """
 
-    grammar: Grammar
+    dialect: Dialect
     columns: Sequence[str]
-    _schema: pa.Schema = field(init=False, repr=False)
+    max_value_bytes: int = sys.maxsize
+    sources: Sequence[str] = ()
+    grammar: Grammar = field(init=False, repr=False)
+    schema: pa.Schema = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._schema = pa.schema([(name, pa.string()) for name in self.columns])
+        self.grammar = Grammar.of(self.dialect)
+        self.schema = pa.schema([(name, pa.string()) for name in self.columns])
 
     def parse(self, batch: Batch) -> Rows:
         """The rows of `batch`; holds the GIL only in short stretches.
 
-        Memory: the strings take about the batch's size again (2.5 times that where fields are one byte long).
+        Memory: the strings take about the batch's size again (2.5 times that where fields are one byte long), and text
+        in another encoding as UTF-8 as well (up to 2 times).
         """
-        return _Parsing(self.grammar, self._schema, batch).rows()
+        return _Parsing(self, batch).rows()
 
 
 class _Parsing:
     """The parsing of one batch."""
 
-    def __init__(self, grammar: Grammar, schema: pa.Schema, batch: Batch) -> None:
-        self.grammar = grammar
-        self.schema = schema
+    def __init__(self, parser: Parser, batch: Batch) -> None:
+        self.parser = parser
+        self.grammar = parser.grammar
+        self.schema = parser.schema
         self.batch = batch
-        self.starts: Int64s = np.concatenate((np.zeros(1, np.int64), batch.ends[:-1]))[: batch.ends.size]
+        #: The batch in UTF-8, the ends of its records in that, and the records that are no text.
+        self.data, self.ends, self.no_text = recode(batch.data, batch.ends, parser.dialect.encoding)
+        self.starts = _starts(self.ends)
         #: Records that are rows as far as is known, by their number in the batch.
         self.kept: Int64s = self._not_blank()
         self.read = int(self.kept.size)
         self.rejected: dict[int, tuple[str, str]] = {}
+        #: The column that is to blame, where it is not the whole record.
+        self.blamed: dict[int, str] = {}
 
     def rows(self) -> Rows:
         self._reject_unreadable()
         table = self._parse_with_arrow()
         if table is None:
             table = self._parse_exactly()
+        table = self._without_long_values(table)
         lines = self._lines(self.kept)
         return Rows(
             batch=self.batch,
             read=self.read,
             table=table,
             lines=lines,
-            offsets=self.batch.start + self.starts[self.kept],
+            offsets=self.batch.start + _starts(self.batch.ends)[self.kept],
             rejections=self._rejections(),
         )
 
     def _not_blank(self) -> Int64s:
-        """A blank line is no row, unless the file has one column, whose empty value it is (as Postgres sees it)."""
+        """Records that are rows: no comments, and no blank lines unless the file has one column.
+
+        Of one column a blank line is the empty value (as Postgres sees it).
+        """
         every = np.arange(self.starts.size)
-        if len(self.schema) == 1 or not every.size:
+        if not every.size:
             return every
-        first = np.frombuffer(self.batch.data, np.uint8)[self.starts]
-        not_blank: Int64s = every[(first != _LF) & (first != _CR)]
-        return not_blank
+        first = np.frombuffer(self.data, np.uint8)[self.starts]
+        rows = np.ones(every.size, np.bool_) if len(self.schema) == 1 else (first != _LF) & (first != _CR)
+        if self.grammar.comment:
+            rows &= first != self.grammar.comment[0]
+        for record, code in self.batch.refused.items():
+            if code == CONTINUED:
+                rows[record] = False
+        kept: Int64s = every[rows]
+        return kept
 
     def _reject(self, record: int, code: str, reason: str) -> None:
         self.rejected[record] = (code, reason)
 
     def _reject_unreadable(self) -> None:
-        """Reject what Postgres can store in no column (NUL, invalid UTF-8), and a quote that is never closed."""
-        data, ends = self.batch.data, self.batch.ends
-        if not ends.size:
+        """Reject what the reader has refused, and what Postgres can store in no column (NUL, what is no text)."""
+        data = self.data
+        if not self.ends.size:
             return
         if b"\0" in data:
             positions = np.flatnonzero(np.frombuffer(data, np.uint8) == _NUL)
-            for record in np.unique(np.searchsorted(ends, positions, side="right")).tolist():
+            for record in np.intersect1d(np.searchsorted(self.ends, positions, side="right"), self.kept).tolist():
                 self._reject(record, "nul_byte", "The record contains a NUL byte, which PostgreSQL cannot store")
-        last = int(ends.size) - 1
-        if last not in self.rejected and not self.grammar.is_closed(data[self.starts[last] :]):
-            self._reject(last, "unclosed_quote", "A quote is opened and not closed before the end of the file")
-        if not _is_utf8(data):
-            self._reject_invalid_utf8()
+        if self.batch.refused:
+            for record in np.intersect1d(list(self.batch.refused), self.kept).tolist():
+                code = self.batch.refused[record]
+                self._reject(record, code, _REASONS[code])
+        encoding = self.parser.dialect.encoding
+        if encoding == "utf-8":
+            if not _is_utf8(data):
+                self._reject_invalid_utf8()
+        else:
+            for record in np.intersect1d(self.no_text, self.kept).tolist():
+                if record not in self.rejected:
+                    self._reject(record, "invalid_encoding", f"The record is not valid {encoding.upper()}")
         self._drop_rejected()
 
     def _reject_invalid_utf8(self) -> None:
-        data, ends = self.batch.data, self.batch.ends
+        data, ends = self.data, self.ends
         view = memoryview(data)
         position = 0
+        kept = np.zeros(ends.size, np.bool_)
+        kept[self.kept] = True
         while position < len(data):
             try:
                 str(view[position:], "utf-8")
             except UnicodeDecodeError as exc:
                 record = int(np.searchsorted(ends, position + exc.start, side="right"))
-                if record not in self.rejected:
+                if kept[record] and record not in self.rejected:
                     byte = data[position + exc.start]
                     self._reject(record, "invalid_utf8", f"The record is not valid UTF-8: {exc.reason} (0x{byte:02x})")
                 position = int(ends[record])
@@ -117,14 +159,14 @@ class _Parsing:
     def _readable(self) -> bytes:
         """The bytes of the kept records, each with its line end."""
         if self.kept.size == self.starts.size:
-            data = self.batch.data
+            data = self.data
         else:
             # Runs of neighbours are copied at once.
             breaks = np.flatnonzero(np.diff(self.kept) != 1)
             firsts = self.kept[np.concatenate((np.zeros(1, np.int64), breaks + 1))]
             lasts = self.kept[np.append(breaks, self.kept.size - 1)]
-            view = memoryview(self.batch.data)
-            spans = zip(self.starts[firsts].tolist(), self.batch.ends[lasts].tolist(), strict=True)
+            view = memoryview(self.data)
+            spans = zip(self.starts[firsts].tolist(), self.ends[lasts].tolist(), strict=True)
             data = b"".join([view[start:end] for start, end in spans])
         # Without a last line end pyarrow reads the empty last field of `"",` as a quoted one.
         return data if data.endswith((b"\n", b"\r")) else data + b"\n"
@@ -133,7 +175,8 @@ class _Parsing:
         """The kept records by pyarrow; None where it saw other records than the grammar did."""
         if not self.kept.size:
             return _empty(self.schema)
-        data = self._readable()
+        # Arrow's own escapes would be in force everywhere, and before every character.
+        data = self.grammar.doubled(self._readable())
         wrong: list[tuple[int, int]] = []
 
         def on_wrong_count(row: pc.InvalidRow) -> Literal["skip"]:
@@ -146,7 +189,7 @@ class _Parsing:
             read_options=pc.ReadOptions(column_names=self.schema.names, use_threads=False, block_size=len(data) + 1),
             parse_options=pc.ParseOptions(
                 delimiter=self.grammar.delimiter.decode(),
-                quote_char=self.grammar.quote.decode(),
+                quote_char=self.grammar.quote.decode() or False,
                 newlines_in_values=True,
                 ignore_empty_lines=len(self.schema) > 1,
                 invalid_row_handler=on_wrong_count,
@@ -170,10 +213,10 @@ class _Parsing:
 
     def _parse_exactly(self) -> pa.RecordBatch:
         """The kept records, one by one, by the grammar."""
-        data, width = self.batch.data, len(self.schema)
+        data, width = self.data, len(self.schema)
         columns: list[list[str | None]] = [[] for _ in range(width)]
         for record in self.kept.tolist():
-            values = self.grammar.fields(data[self.starts[record] : self.batch.ends[record]])
+            values = self.grammar.fields(data[self.starts[record] : self.ends[record]])
             if len(values) != width:
                 self._reject_count(record, len(values))
                 continue
@@ -181,6 +224,25 @@ class _Parsing:
                 column.append(None if value is None else value.decode())
         self._drop_rejected()
         return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=self.schema)
+
+    def _without_long_values(self, table: pa.RecordBatch) -> pa.RecordBatch:
+        """Reject rows with a value that is longer than the limit."""
+        limit = self.parser.max_value_bytes
+        if not self.kept.size or int((self.ends - self.starts).max()) <= limit:
+            return table
+        long = np.zeros(table.num_rows, np.bool_)
+        for name, column in zip(self.parser.sources or self.schema.names, table.columns, strict=True):
+            texts: Any = column  # the stubs know a table's columns as arrays of anything
+            lengths = pc_compute.fill_null(pc_compute.binary_length(texts), 0).to_numpy()
+            for row in np.flatnonzero((lengths > limit) & ~long).tolist():
+                reason = f"The value has {lengths[row]} bytes, and {limit} are allowed (STREAM_API_MAX_VALUE_BYTES)"
+                self.blamed[int(self.kept[row])] = name
+                self._reject(int(self.kept[row]), "value_too_long", reason)
+            long |= lengths > limit
+        if not long.any():
+            return table
+        self._drop_rejected()
+        return table.filter(pa.array(~long))
 
     def _reject_count(self, record: int, actual: int) -> None:
         self._reject(
@@ -190,21 +252,28 @@ class _Parsing:
     def _lines(self, records: Int64s) -> Int64s:
         """The line of the file on which each record begins."""
         batch = self.batch
-        unended = not batch.data.endswith((b"\n", b"\r"))
-        if batch.lines == batch.ends.size - unended:  # each record is one line
+        unended = not self.data.endswith((b"\n", b"\r"))
+        if batch.lines == batch.ends.size - unended and not batch.refused:  # each record is one line
             return batch.first_line + records
-        return batch.first_line + np.searchsorted(line_end_positions(batch.data), self.starts[records])
+        return batch.first_line + np.searchsorted(line_end_positions(self.data), self.starts[records])
 
     def _rejections(self) -> list[Rejection]:
         if not self.rejected:
             return []
         records = np.array(sorted(self.rejected), np.int64)
         return [
-            Rejection(line, self.batch.start + start, None, *self.rejected[record])
+            Rejection(line, self.batch.start + start, self.blamed.get(record), *self.rejected[record])
             for record, line, start in zip(
-                records.tolist(), self._lines(records).tolist(), self.starts[records].tolist(), strict=True
+                records.tolist(),
+                self._lines(records).tolist(),
+                _starts(self.batch.ends)[records].tolist(),
+                strict=True,
             )
         ]
+
+
+def _starts(ends: Int64s) -> Int64s:
+    return np.concatenate((np.zeros(1, np.int64), ends[:-1]))[: ends.size]
 
 
 def _is_utf8(data: bytes) -> bool:

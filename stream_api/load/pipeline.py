@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from stream_api.config import Settings
+from stream_api.dialects.compression import DECODER_BYTES
+from stream_api.dialects.dialect import Dialect
 from stream_api.flow.channel import Channel, ChannelStats
 from stream_api.load.cutter import Cutter
 from stream_api.load.feeder import Lane, SegmentStream, dispatch
+from stream_api.load.header import Limits
 from stream_api.load.model import Batch, Encoded, Rows
 from stream_api.load.parser import Parser
-from stream_api.load.reader import Hole, OpenRange, RunInThread, read
+from stream_api.load.reader import CHUNK_BYTES, Hole, OpenRange, RunInThread, read
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -43,7 +46,7 @@ class Sizes:
     """Bounds of one load, in bytes.
 
     :param batch: about what one batch of records weighs; a record longer than it makes a longer batch.
-    :param record: the longest record.
+    :param record: the longest record, or header.
     :param segment_queue: what is encoded and waits, for each segment.
     """
 
@@ -58,17 +61,18 @@ class Sizes:
         return cls(
             segment=segment_bytes,
             batch=min(settings.batch_bytes, segment_bytes),
-            record=settings.max_record_bytes,
+            record=max(settings.max_record_bytes, settings.max_header_bytes),
             segment_queue=2 * settings.batch_bytes,
         )
 
     def memory_bytes(self, lanes: int) -> int:
         """The most that one load holds, for ordinary rows, which weigh about three times their text while typed.
 
-        Cutter: what is held, its copy and its index; batches: 1 queued, 1 on either side; rows: the same, each with
-        its strings; encoded: 1 + 1; segments: lanes + 1 queued + 1 being dispatched.
+        Decoder: its window and two chunks; cutter: what is held, its copy, its index and its shadow; batches: 1 queued,
+        1 on either side; rows: the same, each with its strings; encoded: 1 + 1; segments: lanes + 1 queued + 1 being
+        dispatched.
         """
-        cutting = 3 * (self.batch + self.record)
+        cutting = DECODER_BYTES + 2 * CHUNK_BYTES + 4 * (self.batch + self.record)
         batches, rows, encoded = 3 * self.batch, 3 * 3 * self.batch, 2 * 2 * self.batch
         return cutting + batches + rows + encoded + (lanes + 2) * (self.segment_queue + 2 * self.batch)
 
@@ -80,12 +84,16 @@ class Pipeline:
         self,
         *,
         sizes: Sizes,
+        dialect: Dialect,
+        limits: Limits,
         parser: Parser,
         validator: Validator,
         lanes: Sequence[Lane],
         run_in_thread: RunInThread,
     ) -> None:
         self._sizes = sizes
+        self._dialect = dialect
+        self._limits = limits
         self._parser = parser
         self._validator = validator
         self._lanes = lanes
@@ -128,10 +136,10 @@ class Pipeline:
 
     def _make_cutter(self, start: int, line: int) -> Cutter:
         return Cutter(
-            self._parser.grammar,
+            self._dialect,
             segment_bytes=self._sizes.segment,
             batch_bytes=self._sizes.batch,
-            max_record_bytes=self._sizes.record,
+            limits=self._limits,
             start=start,
             line=line,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from stream_api.flow.channel import Channel
 from stream_api.ledger.segments import CommittedSegment
@@ -13,6 +13,11 @@ from stream_api.load.cutter import Cutter
 from stream_api.load.model import Batch
 
 Result = TypeVar("Result")
+
+#: Bytes read from S3 at a time, and decoded at a time.
+CHUNK_BYTES: Final = 256 * 1024
+#: Where data ends of which that is not known before it is read.
+UNKNOWN_END: Final = 2**63 - 1
 
 
 class RunInThread(Protocol):
@@ -33,6 +38,8 @@ class OpenRange(Protocol):
 class Hole:
     """Bytes of the decoded file that no ledger row covers: from `start`, where a record begins, up to `end`.
 
+    `UNKNOWN_END` is the end of the file, wherever that is; then there may be nothing at all.
+
     :param line: line of the file at `start`, from 1.
     """
 
@@ -41,16 +48,19 @@ class Hole:
     line: int
 
 
-def find_holes(committed: Sequence[CommittedSegment], size_bytes: int) -> list[Hole]:
-    """What is left to load of a file of which these segments are committed, in order."""
+def find_holes(committed: Sequence[CommittedSegment], end: int) -> list[Hole]:
+    """What is left to load of a file of which these segments are committed, in order.
+
+    :param end: size of the decoded file, or `UNKNOWN_END`.
+    """
     holes: list[Hole] = []
     position, line = 0, 1
     for segment in sorted(committed, key=lambda segment: segment.start):
         if segment.start > position:
             holes.append(Hole(position, segment.start, line))
         position, line = segment.end, segment.first_line + segment.lines
-    if position < size_bytes:
-        holes.append(Hole(position, size_bytes, line))
+    if position < end:
+        holes.append(Hole(position, end, line))
     return holes
 
 
@@ -66,7 +76,7 @@ async def read(
     Memory: that of the cutter, see there.
 
     :param make_cutter: makes one for bytes that begin at (offset, line).
-    :raises Failure: `record_too_long`, and those of `open_range`.
+    :raises Failure: what is wrong with the header, and those of `open_range`.
     """
     for hole in holes:
         cutter = make_cutter(hole.start, hole.line)

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 from stream_api.flow.tasks import cancel_and_wait
 from stream_api.ledger.rows import ENDED, UploadRow
@@ -85,20 +86,30 @@ class Reporter:
             record = await self._statuses.read(row.id)
             if record is not None:
                 await self._statuses.write(
-                    record_of_row(row, file_name=record.file_name, size_bytes=record.size_bytes, sha256=record.sha256)
+                    record_of_row(
+                        row,
+                        file_name=record.file_name,
+                        size_bytes=record.size_bytes,
+                        sha256=record.sha256,
+                        dialect=record.dialect,
+                    )
                 )
         except Failure as failure:
             log.warning("load.status_not_written", code=failure.code, detail=failure.detail)
 
     @asynccontextmanager
     async def following(
-        self, manifest: Manifest, row: UploadRow
+        self,
+        manifest: Manifest,
+        row: UploadRow,
+        expected_bytes: Callable[[], int | None] = lambda: None,
     ) -> AsyncIterator[Callable[[SegmentFigures], Awaitable[None]]]:
         """Write the record of a load that runs, and again while segments are committed.
 
         Yields what lanes call after a commit; it never waits for Redis.
 
         :param row: with the totals of what was committed before: every count stays a sum over the ledger.
+        :param expected_bytes: what the load guesses to be the size of the decoded data, where that is not known.
         """
         changed = asyncio.Event()
         changed.set()
@@ -112,7 +123,7 @@ class Reporter:
             while True:
                 await changed.wait()
                 changed.clear()
-                await self.write(manifest, row)
+                await self.write(manifest, replace(row, expected_bytes=expected_bytes()))
                 await asyncio.sleep(_INTERVAL_SECONDS)
 
         writing = asyncio.create_task(keep_writing(), name="report")
@@ -139,10 +150,18 @@ def add_segment(row: UploadRow, figures: SegmentFigures) -> UploadRow:
 
 def status_record(manifest: Manifest, row: UploadRow) -> StatusRecord:
     """The record that an upload's row stands for."""
-    return record_of_row(row, file_name=manifest.file_name, size_bytes=manifest.size_bytes, sha256=manifest.sha256)
+    return record_of_row(
+        row,
+        file_name=manifest.file_name,
+        size_bytes=manifest.size_bytes,
+        sha256=manifest.sha256,
+        dialect=manifest.dialect,
+    )
 
 
-def record_of_row(row: UploadRow, *, file_name: str | None, size_bytes: int, sha256: str) -> StatusRecord:
+def record_of_row(
+    row: UploadRow, *, file_name: str | None, size_bytes: int, sha256: str, dialect: Dialect | None
+) -> StatusRecord:
     """The record that an upload's row stands for, with what only the manifest says of the file."""
     return StatusRecord(
         upload_id=row.id,
@@ -159,6 +178,7 @@ def record_of_row(row: UploadRow, *, file_name: str | None, size_bytes: int, sha
         file_name=file_name,
         size_bytes=size_bytes,
         sha256=sha256,
+        dialect=dialect,
         dataset=row.dataset,
         run=row.run,
         revision=row.revision,

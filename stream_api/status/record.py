@@ -8,6 +8,8 @@ from uuid import UUID
 
 import msgspec
 
+from stream_api.dialects.dialect import Dialect
+
 
 class WebhookRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """What a client may know about the delivery of a webhook.
@@ -34,6 +36,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     :param progress: from 0 to 1: the share of the bytes that is in committed segments; 1 only when completed.
     :param error: `{"code": …, "message": …, …}` when failed.
     :param waiting_for: the service whose outage a load waits out (`database`, `storage`), if it does.
+    :param dialect: how the file is read; `None` when only the manifest, which cannot be read now, knows it.
     :param run: of the last taking; 0 before the first.
     :param revision: of the upload's row, 0 before there is one. A record never replaces one of a later revision.
     :param webhook: the delivery for the last end state; `None` where there is none.
@@ -56,6 +59,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     file_name: str | None = None
     size_bytes: int
     sha256: str
+    dialect: Dialect | None = None
     dataset: str
     run: int = 0
     revision: int = 0

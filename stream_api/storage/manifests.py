@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 from stream_api.storage.keys import PENDING_PREFIX, manifest_key, pending_key, upload_of_pending_key
 from stream_api.storage.objects import ObjectStore
@@ -23,7 +24,8 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     :param sha256: of the data, in hexadecimal.
     :param file_name: as the client named it; not to be used as a path.
     :param callback_url: where the webhook goes, if anywhere.
-    :param fields: text form fields that the service does not know.
+    :param fields: text form fields as they came, but for those with a place of their own.
+    :param dialect: as found and given; the default is what manifests without one mean.
     :param segment_bytes: where the segments of this upload are cut, whatever the setting says later.
     :param created_at: when the manifest was written, in UTC.
     :param version: of this format.
@@ -41,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     fields: dict[str, str]
     segment_bytes: int
     created_at: datetime
+    dialect: Dialect = Dialect()
     version: int = 1
 
 

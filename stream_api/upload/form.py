@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 from yarl import URL
 
+from stream_api.dialects.dialect import FORM_FIELDS, Given
 from stream_api.errors import Failure
 from stream_api.upload.client import ClientStream
 
@@ -32,18 +33,20 @@ class Form:
     """The text fields of an upload, filled while they come and checked at once.
 
     :param datasets: the names that `dataset` may have.
+    :param dialect: what the fields say about the dialect of the file.
     """
 
     datasets: Collection[str]
     dataset: str = DEFAULT_DATASET
     callback_url: str | None = None
-    #: Fields that the service does not know.
+    dialect: Given = field(default_factory=Given)
+    #: Fields that the service does not know, and those about the dialect as they came.
     fields: dict[str, str] = field(default_factory=dict)
 
     def set(self, name: str, value: str) -> None:
         """Take a text field.
 
-        :raises Failure: `callback_url_invalid` or `dataset_unknown`.
+        :raises Failure: `callback_url_invalid`, `dataset_unknown` or `dialect_invalid`.
         """
         if name == "callbackUrl":
             self.callback_url = check_callback_url(value)
@@ -53,6 +56,9 @@ class Form:
                 raise Failure("dataset_unknown", f"There is no dataset {value!r}.", datasets=known)
             self.dataset = value
         else:
+            if name in FORM_FIELDS:
+                self.dialect = self.dialect.having(name, value)
+                self.dialect.check()
             self.fields[name] = value
 
 

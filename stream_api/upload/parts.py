@@ -3,7 +3,7 @@
 Memory: one upload holds at most 1 filling + 1 queued + `parts_in_flight` parts, and all uploads of the process
 together at most the budget. A part is filled into one `BytesIO` of the right size from the start, whose bytes become
 the body of the request to S3 without a copy (CPython's `BytesIO.getvalue` shares a buffer that it fills exactly).
-Beside the budget an upload holds a few chunks, in `BodyPartReader` and here.
+Beside the budget an upload holds a few chunks, in `BodyPartReader` and here, and the beginning of the file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from aiohttp import BodyPartReader
 
+from stream_api.dialects.detection import HEAD_BYTES
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget, Lease
 from stream_api.flow.channel import Channel
@@ -70,6 +71,8 @@ class PartCutter:
         #: Room of parts that are sent into the channel; a receiver takes out that of its part.
         self.queued: Final[set[Lease]] = set()
         self.size_bytes = 0
+        #: How the file begins.
+        self.head = b""
 
     @property
     def holds_room(self) -> bool:
@@ -149,6 +152,8 @@ class PartCutter:
             with form.reading():
                 self._carry = await file.read_chunk(CHUNK_BYTES)
             self._sha256.update(self._carry)
+            if len(self.head) < HEAD_BYTES:
+                self.head += self._carry[: HEAD_BYTES - len(self.head)]
             self.size_bytes += len(self._carry)
             if self.size_bytes > self._max_file_bytes:
                 raise too_large(self._max_file_bytes)

@@ -24,6 +24,8 @@ import structlog
 from aiohttp import BodyPartReader
 
 from stream_api.config import KIB, Settings
+from stream_api.dialects.detection import HEAD_BYTES, detect
+from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.causes import end_frames, first_cause
@@ -53,7 +55,7 @@ _COMMIT_WAIT_SECONDS: Final = 10.0
 _DATABASE_SECONDS: Final = 2.0
 #: aiohttp's buffer of a body that is not read: twice `read_bufsize`, and one read of the socket beyond.
 READ_BUFFER_BYTES: Final = 64 * KIB
-_CONNECTION_BYTES: Final = 3 * READ_BUFFER_BYTES + 5 * CHUNK_BYTES
+_CONNECTION_BYTES: Final = 3 * READ_BUFFER_BYTES + 5 * CHUNK_BYTES + HEAD_BYTES
 
 
 def memory_bytes(settings: Settings) -> int:
@@ -189,12 +191,15 @@ class _Upload:
         self._transfer: Final = Transfer(uploads.store, self._id, derived=derived)
         self._file_name: str | None = None
         self._content_type = ""
+        self._dialect = Dialect()
         self._stored = False
 
     async def run(self) -> Received:
         self._uploads.active[self._transfer.key] = Progress(self._stream, self._channel)
         try:
             only = await self._receive()
+            head = self._cutter.head
+            self._dialect = detect(head, whole=self._cutter.size_bytes == len(head), given=self._form.dialect)
             return Received(await self._commit(only))
         except AlreadyExists:
             log.info("upload.lost_to_another", upload_id=str(self._id), key=self._transfer.key)
@@ -298,6 +303,7 @@ class _Upload:
             dataset=self._form.dataset,
             callback_url=self._form.callback_url,
             fields=self._form.fields,
+            dialect=self._dialect,
             segment_bytes=self._uploads.settings.segment_bytes,
             created_at=datetime.now(UTC),
         )

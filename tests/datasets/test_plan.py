@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stream_api.datasets.catalogue import Column, Table
 from stream_api.datasets.plan import Plan, check_plan, make_plan
+from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 
 EVENTS = Table(
@@ -134,7 +135,7 @@ def test_with_triggers_before_insert_only_postgres_knows_what_is_missing() -> No
 )
 def test_a_plan_survives_being_stored(names: list[str], delimiter: str) -> None:
     columns = tuple(Column(name.strip(), "text", "text", length=len(name)) for name in names)
-    plan = make_plan(Table(1, 'a"b', 'c"d', columns), "d", names, delimiter=delimiter)
+    plan = make_plan(Table(1, 'a"b', 'c"d', columns), "d", names, dialect=Dialect(delimiter=delimiter))
     assert Plan.decode(plan.encode()) == plan
     assert plan.table == '"a""b"."c""d"'
     check_plan(plan, Table(2, 'a"b', 'c"d', columns))

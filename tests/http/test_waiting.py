@@ -48,7 +48,9 @@ async def complete(serving: Serving, upload_id: UUID) -> UploadRow:
     """End it as a worker does, in PostgreSQL alone: nobody is told."""
     run = await taken(serving, upload_id)
     async with serving.ledger._pool.acquire() as connection:
-        await connection.execute("UPDATE stream_api.uploads SET size_bytes = 0 WHERE id = $1", upload_id)
+        await connection.execute(
+            "UPDATE stream_api.uploads SET size_bytes = 0, decoded_bytes = 0 WHERE id = $1", upload_id
+        )
     return await serving.ledger.complete(upload_id, run)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -134,6 +135,30 @@ async def test_complete_ends_the_upload_for_good(loads: Loads, upload_id: UUID) 
 async def test_an_empty_file_is_covered_by_nothing(loads: Loads, upload_id: UUID) -> None:
     await loads.take(upload_id, size_bytes=0)
     assert (await loads.ledger.complete(upload_id, 1)).state == "completed"
+
+
+async def test_a_compressed_file_is_covered_when_its_end_is_known(loads: Loads, upload_id: UUID) -> None:
+    taken = await loads.ledger.take(replace(loads.intake(upload_id, size_bytes=10), compressed=True))
+    assert isinstance(taken, Taken)
+    await loads.load(upload_id, 1, figures(0, 0, 40, rows=5), figures(3, 40, 100, rows=6))
+    row = await loads.ledger.get(upload_id)
+    assert row is not None
+    assert (row.size_bytes, row.decoded_bytes, row.progress) == (10, None, 0)
+    assert replace(row, expected_bytes=400).progress == 0.25
+    for decoded_bytes in (None, 10, 99, 101):
+        with pytest.raises(Failure) as failed:
+            await loads.ledger.complete(upload_id, 1, decoded_bytes=decoded_bytes)
+        assert (failed.value.code, failed.value.extra["coveredBytes"]) == ("ledger_incomplete", 100)
+    row = await loads.ledger.complete(upload_id, 1, decoded_bytes=100)
+    assert (row.state, row.size_bytes, row.decoded_bytes, row.progress) == ("completed", 10, 100, 1)
+
+
+async def test_what_a_plain_file_has_to_cover_is_nobody_elses_to_say(loads: Loads, upload_id: UUID) -> None:
+    await loads.take(upload_id)
+    await loads.load(upload_id, 1, figures(0, 0, 40))
+    with pytest.raises(Failure) as failed:
+        await loads.ledger.complete(upload_id, 1, decoded_bytes=40)
+    assert failed.value.extra == {"coveredBytes": 40, "sizeBytes": 100}
 
 
 async def test_only_the_current_run_may_end_an_upload(loads: Loads, upload_id: UUID) -> None:

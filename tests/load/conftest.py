@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 
 from stream_api.config import Settings
+from stream_api.dialects.dialect import Dialect
 from stream_api.ledger.pool import Pool, open_pool
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
@@ -78,8 +79,10 @@ class Loading:
     #: Ended uploads that were announced.
     announced: list[UploadRow]
 
-    async def stored(self, data: bytes, *, segment_bytes: int | None = None) -> Manifest:
-        """Put a file where Stage 1 would."""
+    async def stored(
+        self, data: bytes, *, segment_bytes: int | None = None, dialect: Dialect | None = None
+    ) -> Manifest:
+        """Put a file where Stage 1 would; without a dialect, as it did before there were any."""
         upload_id = uuid4()
         key = data_key(upload_id)
         manifest = Manifest(
@@ -95,6 +98,7 @@ class Loading:
             fields={},
             segment_bytes=segment_bytes or self.settings.segment_bytes,
             created_at=datetime.now(UTC),
+            dialect=dialect or Dialect(),
         )
         await mark_pending(self.store, upload_id)
         await write_manifest(self.store, manifest)

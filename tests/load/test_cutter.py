@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_api.dialects.dialect import Dialect, Encoding
 from stream_api.errors import Failure
-from stream_api.load.cutter import Cutter, find_header
-from stream_api.load.grammar import Grammar
-from stream_api.load.model import Batch
-from tests.load.test_grammar import any_csv
+from stream_api.load.cutter import Cutter
+from stream_api.load.header import Limits, find_header
+from stream_api.load.model import CONTINUED, Batch
+from tests.load import reference
+from tests.load.test_grammar import any_csv, dialects, in_dialect
 
-GRAMMAR = Grammar()
+PLAIN = Dialect()
+encodings = st.sampled_from(["utf-8", "utf-16-le", "utf-16-be", "iso-8859-1", "windows-1252"])
 sizes = st.integers(1, 20)
 
 
@@ -25,12 +31,13 @@ def cut(
     start: int = 0,
     line: int = 1,
     max_record_bytes: int = 10**6,
+    dialect: Dialect = PLAIN,
 ) -> list[Batch]:
     cutter = Cutter(
-        GRAMMAR,
+        dialect,
         segment_bytes=segment_bytes,
         batch_bytes=batch_bytes,
-        max_record_bytes=max_record_bytes,
+        limits=Limits(record=max_record_bytes),
         start=start,
         line=line,
     )
@@ -46,21 +53,63 @@ def cut(
 
 def records(batches: list[Batch]) -> list[tuple[int, bytes]]:
     """Start and bytes of each record."""
-    return [
-        (batch.start + begin, batch.data[begin:end])
-        for batch in batches
-        for begin, end in zip([0, *batch.ends[:-1].tolist()], batch.ends.tolist(), strict=False)
-    ]
+    return [(start, data) for start, data, _ in readings(batches)]
 
 
-@given(any_csv, sizes, sizes, st.lists(st.integers(0, 9)))
+def readings(batches: list[Batch]) -> list[tuple[int, bytes, str | None]]:
+    """Start and bytes of each record, and the code where it is refused; the pieces of a long line are one."""
+    found = list[tuple[int, bytes, str | None]]()
+    for batch in batches:
+        begin = 0
+        for number, end in enumerate(batch.ends.tolist()):
+            code, data = batch.refused.get(number), batch.data[begin:end]
+            if code == CONTINUED:
+                start, before, code = found.pop()
+                assert start + len(before) == batch.start + begin
+                found.append((start, before + data, code))
+            else:
+                found.append((batch.start + begin, data, code))
+            begin = end
+    return found
+
+
+def encoded(body: bytes, dialect: Dialect, encoding: Encoding) -> tuple[bytes, Dialect]:
+    """A file in that dialect and encoding, and the dialect with it."""
+    text = in_dialect(body, dialect).decode(errors="replace")
+    return ("h\n" + text).encode(encoding, "replace"), msgspec.structs.replace(dialect, encoding=encoding)
+
+
+@settings(deadline=None)
+@given(
+    body=any_csv,
+    segment_bytes=sizes,
+    batch_bytes=sizes,
+    pieces=st.lists(st.integers(0, 9)),
+    dialect=dialects,
+    encoding=encodings,
+    limit=st.integers(4, 30) | st.just(10**6),
+)
 def test_records_do_not_depend_on_pieces_batches_or_segments(
-    body: bytes, segment_bytes: int, batch_bytes: int, pieces: list[int]
+    *,
+    body: bytes,
+    segment_bytes: int,
+    batch_bytes: int,
+    pieces: list[int],
+    dialect: Dialect,
+    encoding: Encoding,
+    limit: int,
 ) -> None:
-    data = b"h\n" + body
-    whole = cut(data)
-    batches = cut(data, segment_bytes=segment_bytes, batch_bytes=batch_bytes, pieces=pieces)
-    assert records(batches) == records(whole)
+    data, dialect = encoded(body, dialect, encoding)
+    whole = cut(data, dialect=dialect, max_record_bytes=limit)
+    batches = cut(
+        data,
+        segment_bytes=segment_bytes,
+        batch_bytes=batch_bytes,
+        pieces=pieces,
+        dialect=dialect,
+        max_record_bytes=limit,
+    )
+    assert readings(batches) == readings(whole)
     assert b"".join(batch.data for batch in batches) == data
     position, line = 0, 1
     for batch, following in zip(batches, [*batches[1:], None], strict=True):
@@ -68,35 +117,83 @@ def test_records_do_not_depend_on_pieces_batches_or_segments(
         position, line = batch.end, line + batch.lines
         if following is not None:
             assert batch.ends_segment is (following.segment != batch.segment)
-    for start, _ in records(batches):
-        owner = next(batch for batch in batches if batch.start <= start < batch.end)
-        assert owner.segment == start // segment_bytes
+    text = re.sub("[^\r\n]", "x", data.decode(encoding))
+    assert line == len((text + ".").splitlines())
+    for start, record, _ in readings(batches):
+        owners = {batch.segment for batch in batches if batch.start < start + len(record) and start < batch.end}
+        assert owners == {start // segment_bytes}
     assert batches[0].segment == 0
 
 
-@given(any_csv, sizes, st.data())
-def test_a_segment_read_alone_is_cut_the_same(body: bytes, segment_bytes: int, draw: st.DataObject) -> None:
-    data = b"h\n" + body
-    batches = cut(data, segment_bytes=segment_bytes)
-    batch = draw.draw(st.sampled_from(batches))
-    if batch.start == 0:
-        return
-    alone = cut(data[batch.start : batch.end], start=batch.start, line=batch.first_line, segment_bytes=segment_bytes)
-    assert records(alone) == records([batch])
-    assert {part.segment for part in alone} == {batch.segment}
+@given(any_csv, dialects, encodings, st.integers(2, 15))
+def test_records_are_those_of_the_plainest_code(body: bytes, dialect: Dialect, encoding: Encoding, limit: int) -> None:
+    data, dialect = encoded(body, dialect, encoding)
+    text = data.decode(encoding)
+    unit = len("x".encode(encoding))
+    ours = readings(cut(data, dialect=dialect, max_record_bytes=limit * unit))
+    # Limits are of bytes: only where each character has as many can text be asked.
+    if len(data) == len(text) * unit:
+        expected = reference.read(text[2:], dialect, limit)
+        assert [start // unit for start, _, _ in ours] == [record.start + 2 for record in expected]
+        assert [code for _, _, code in ours] == [
+            "record_too_long" if record.comment and record.end - record.start > limit else record.refused
+            for record in expected
+        ]
 
 
-@given(any_csv, st.integers(2, 8), st.lists(st.integers(0, 9)))
-def test_a_long_record_is_found_in_the_same_place(body: bytes, limit: int, pieces: list[int]) -> None:
-    data = b"h\n" + body
-    long = [start for start, record in records(cut(data)) if len(record) > limit]
-    if not long:
-        cut(data, max_record_bytes=limit, batch_bytes=3, pieces=pieces)
+@settings(deadline=None)
+@given(
+    body=any_csv,
+    segment_bytes=sizes,
+    pieces=st.lists(st.integers(0, 9)),
+    dialect=dialects,
+    encoding=encodings,
+    limit=st.integers(4, 30) | st.just(10**6),
+    draw=st.data(),
+)
+def test_a_run_of_segments_read_alone_is_cut_the_same(
+    *,
+    body: bytes,
+    segment_bytes: int,
+    pieces: list[int],
+    dialect: Dialect,
+    encoding: Encoding,
+    limit: int,
+    draw: st.DataObject,
+) -> None:
+    """As a hole in the ledger is: nothing is known of what follows it."""
+    data, dialect = encoded(body, dialect, encoding)
+    batches = cut(data, segment_bytes=segment_bytes, dialect=dialect, max_record_bytes=limit)
+    segments = sorted({batch.segment for batch in batches if batch.start})
+    if not segments:
         return
-    with pytest.raises(Failure) as caught:
-        cut(data, max_record_bytes=limit, batch_bytes=3, pieces=pieces)
-    assert caught.value.code == "record_too_long"
-    assert caught.value.extra["line"] == len((data[: long[0]] + b".").splitlines())
+    first = draw.draw(st.sampled_from(segments))
+    last = draw.draw(st.sampled_from([segment for segment in segments if segment >= first]))
+    run = [batch for batch in batches if first <= batch.segment <= last and batch.start]
+    alone = cut(
+        data[run[0].start : run[-1].end],
+        start=run[0].start,
+        line=run[0].first_line,
+        segment_bytes=segment_bytes,
+        batch_bytes=5,
+        pieces=pieces,
+        dialect=dialect,
+        max_record_bytes=limit,
+    )
+    assert readings(alone) == readings(run)
+    assert {batch.segment for batch in alone} == {batch.segment for batch in run}
+    assert [batch.first_line for batch in alone if batch.start == run[-1].start] in ([run[-1].first_line], [])
+
+
+@given(any_csv, st.integers(4, 8), st.lists(st.integers(0, 9)))
+def test_no_more_is_held_than_the_longest_record_and_a_batch(body: bytes, limit: int, pieces: list[int]) -> None:
+    cutter = Cutter(PLAIN, segment_bytes=10, batch_bytes=3, limits=Limits(record=limit, header=limit))
+    data = b"h\n" + body
+    for size in pieces:
+        if cutter.add(data[:size]):
+            cutter.cut()
+        data = data[size:]
+        assert cutter._held <= limit + 3 + size
 
 
 @pytest.mark.parametrize(
@@ -111,13 +208,51 @@ def test_a_long_record_is_found_in_the_same_place(body: bytes, limit: int, piece
     ],
 )
 def test_header(data: bytes, names: list[str], end: int) -> None:
-    assert find_header(data, GRAMMAR, final=False) == (names, end)
+    limits = Limits()
+    assert find_header(data, PLAIN, final=False, limits=limits) == (names, end)
     for cut_at in range(end):
-        assert find_header(data[:cut_at], GRAMMAR, final=False) is None
+        assert find_header(data[:cut_at], PLAIN, final=False, limits=limits) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "dialect"),
+    [
+        ("sep=;\r\n\r\nä;b\n", ["ä", "b"], Dialect(delimiter=";", sep_line=True)),
+        ('# "\n#\na,b\n', ["a", "b"], Dialect(comment="#")),
+        ("'a'\t'b'\n", ["a", "b"], Dialect(delimiter="\t", quote="'")),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "windows-1252"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_header_of_other_dialects(text: str, names: list[str], dialect: Dialect, encoding: Encoding, mark: str) -> None:
+    if mark and encoding == "windows-1252":
+        return
+    data = (mark + text).encode(encoding)
+    dialect = msgspec.structs.replace(dialect, encoding=encoding)
+    assert find_header(data + b"\0", dialect, final=False, limits=Limits()) == (names, len(data))
+    for cut_at in range(len(data)):
+        assert find_header(data[:cut_at], dialect, final=False, limits=Limits()) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "limits"),
+    [
+        (b"abcdefghij\n", "header_too_long", Limits(header=8)),
+        (b"abcdefghij", "header_too_long", Limits(header=8)),
+        (b"\n\n\n\nabcde\n", "header_too_long", Limits(header=8)),
+        (b'a,"b\nc\nd\n', "header_unreadable", Limits(header=8)),
+        (b'a,"b\nc"d\n', "header_unreadable", Limits()),
+        (b"a,b,c\n", "too_many_columns", Limits(columns=2)),
+    ],
+)
+def test_limits_of_the_header(data: bytes, code: str, limits: Limits) -> None:
+    with pytest.raises(Failure) as caught:
+        find_header(data, PLAIN, final=False, limits=limits)
+    assert caught.value.code == code
 
 
 def test_header_without_line_end() -> None:
-    assert find_header(b"a,b", GRAMMAR, final=True) == (["a", "b"], 3)
+    assert find_header(b"a,b", PLAIN, final=True, limits=Limits()) == (["a", "b"], 3)
     assert [batch.end for batch in cut(b"a,b")] == [3]
 
 
@@ -128,12 +263,12 @@ def test_header_without_line_end() -> None:
 )  # fmt: skip
 def test_no_header(data: bytes, code: str) -> None:
     with pytest.raises(Failure) as caught:
-        find_header(data, GRAMMAR, final=True)
+        find_header(data, PLAIN, final=True, limits=Limits())
     assert caught.value.code == code
 
 
 def test_a_long_record_is_not_looked_at_again_for_each_piece() -> None:
-    cutter = Cutter(GRAMMAR, segment_bytes=10**6, batch_bytes=10, max_record_bytes=10**6)
+    cutter = Cutter(PLAIN, segment_bytes=10**6, batch_bytes=10, limits=Limits())
     assert cutter.add(b'h\n"aaaaaaaaaaaaaaaaaa')
     cutter.cut()
     assert not cutter.add(b"a" * 10)

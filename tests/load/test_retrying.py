@@ -181,7 +181,7 @@ async def test_a_ledger_that_stays_incomplete_fails_the_load(
 ) -> None:
     incomplete = Failure("ledger_incomplete", "The ledger covers 1 of 2 bytes.")
 
-    async def complete(*_: object) -> None:
+    async def complete(*_: object, **__: object) -> None:
         raise incomplete
 
     async with open_loading(change(settings, load_attempts=2)) as loading:

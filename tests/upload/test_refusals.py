@@ -53,6 +53,24 @@ REFUSED = {
         "callback_url_invalid",
     ),
     "unknown dataset": (file(BIG) + field("dataset", b"nope") + END, 422, "dataset_unknown"),
+    "bad delimiter before the file": (
+        field("delimiter", b"::") + file(BIG) + END,
+        422,
+        "dialect_invalid",
+    ),
+    "bad encoding after the file": (file(BIG) + field("encoding", b"utf-7") + END, 422, "dialect_invalid"),
+    "one character with two meanings": (
+        field("delimiter", b"#") + file(BIG) + field("comment", b"#") + END,
+        422,
+        "dialect_invalid",
+    ),
+    "a delimiter that is the quote": (file(BIG) + field("delimiter", b'"') + END, 422, "dialect_invalid"),
+    "damaged gzip": (file(b"\x1f\x8b" + bytes(100)) + END, 422, "compression_invalid"),
+    "zstd with a window of 64 MiB": (
+        file(b"\x28\xb5\x2f\xfd\x00" + bytes([16 << 3]) + BIG) + END,
+        422,
+        "compression_window",
+    ),
     "base64 file": (
         field("file", b"YQ==", "Content-Transfer-Encoding: base64", file_name="a") + END,
         415,

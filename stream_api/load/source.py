@@ -1,0 +1,149 @@
+"""The data of an upload as a load reads it: by ranges of the object itself, or decoded from its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from stream_api.config import Settings
+from stream_api.dialects.compression import Inflater
+from stream_api.dialects.dialect import Dialect
+from stream_api.errors import Failure
+from stream_api.load.header import Limits, find_header
+from stream_api.load.reader import CHUNK_BYTES, UNKNOWN_END, RunInThread
+from stream_api.storage.downloads import read_range
+from stream_api.storage.manifests import Manifest
+from stream_api.storage.objects import ObjectStore
+
+
+class Source:
+    """What one load reads. Of a compressed file ranges can be opened in ascending order only.
+
+    Memory: a chunk, and of a compressed file another one, decoded, and the decoder's window.
+
+    :param dialect: of the plan.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        manifest: Manifest,
+        dialect: Dialect,
+        settings: Settings,
+        run_in_thread: RunInThread,
+    ) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._dialect = dialect
+        self._settings = settings
+        self._run_in_thread = run_in_thread
+        self._decoding: _Decoding | None = None
+
+    @property
+    def end(self) -> int:
+        """Where the decoded data ends, if that is known before it is read."""
+        return self._manifest.size_bytes if self._dialect.compression is None else UNKNOWN_END
+
+    @property
+    def decoded_bytes(self) -> int | None:
+        """Size of a compressed file's data, once it has been read to its end."""
+        return None if self._decoding is None else self._decoding.size_bytes
+
+    @property
+    def expected_bytes(self) -> int | None:
+        """What a compressed file may expand to, judged by what was decoded so far."""
+        return None if self._decoding is None else self._decoding.expected_bytes(self._manifest.size_bytes)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Keeps the download of a compressed file open while the body runs."""
+        if self._dialect.compression is None:
+            yield
+            return
+        settings = self._settings
+        inflater = Inflater(
+            self._dialect.compression,
+            max_decoded_bytes=settings.max_decoded_bytes,
+            max_expansion=settings.max_expansion,
+        )
+        async with aclosing(self._download(0, self._manifest.size_bytes)) as stored:
+            self._decoding = _Decoding(stored, inflater, self._run_in_thread)
+            yield
+
+    @asynccontextmanager
+    async def open_range(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The decoded data from `start` up to `end`, or to its own end, in pieces.
+
+        :raises Failure: of the store; `compression_truncated`, `compression_invalid`, `compression_window`,
+            `expansion_too_large`.
+        """
+        pieces = self._download(start, end) if self._decoding is None else self._decoding.pieces(start, end)
+        async with aclosing(pieces):
+            yield pieces
+
+    async def read_header(self, limits: Limits) -> list[str]:
+        """The names in the header. Afterwards a compressed file cannot be read any more.
+
+        :raises Failure: as `find_header` and `open_range`.
+        """
+        head = b""
+        async with self.opened(), self.open_range(0, self.end) as pieces:
+            async for piece in pieces:
+                head += piece
+                found = find_header(head, self._dialect, final=False, limits=limits)
+                if found is not None:
+                    return found[0]
+        found = find_header(head, self._dialect, final=True, limits=limits)
+        assert found is not None  # noqa: S101 (with `final` it is found or raises)
+        return found[0]
+
+    def _download(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        manifest = self._manifest
+        return read_range(self._store, manifest.key, etag=manifest.etag, start=start, end=end, chunk_bytes=CHUNK_BYTES)
+
+
+class _Decoding:
+    """A compressed file, decoded once from its beginning."""
+
+    def __init__(self, stored: AsyncIterator[bytes], inflater: Inflater, run_in_thread: RunInThread) -> None:
+        self._stored = stored
+        self._inflater = inflater
+        self._run_in_thread = run_in_thread
+        #: Decoded, and beyond the range that was read last.
+        self._rest = b""
+        self._position = 0
+        self.size_bytes: int | None = None
+
+    def expected_bytes(self, stored_bytes: int) -> int | None:
+        if self.size_bytes is not None:
+            return self.size_bytes
+        fed, decoded = self._inflater.fed_bytes, self._inflater.decoded_bytes
+        return stored_bytes * decoded // fed if fed else None
+
+    async def pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        while self._position < end:
+            piece = self._rest or await self._next()
+            self._rest = b""
+            if not piece:
+                break
+            begin = self._position
+            self._position = min(begin + len(piece), end)
+            self._rest = piece[end - begin :]
+            if self._position > start:
+                yield piece[max(0, start - begin) : end - begin]
+        if self._position < end != UNKNOWN_END:
+            detail = f"The decoded data ends at byte {self._position}, before what is loaded already."
+            raise Failure("data_changed", detail)
+
+    async def _next(self) -> bytes:
+        """The next piece; nothing at the end."""
+        while True:
+            piece = await self._run_in_thread(self._inflater.read, CHUNK_BYTES)
+            if piece:
+                return piece
+            stored = await anext(self._stored, None)
+            if stored is None:
+                self._inflater.finish()
+                self.size_bytes = self._position
+                return b""
+            self._inflater.feed(stored)
