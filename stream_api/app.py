@@ -37,8 +37,10 @@ from stream_api.jobs.worker import LoadWorker
 from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import Pool, open_pool
+from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
+from stream_api.load.answering import RejectsReader
 from stream_api.load.loader import Loader
 from stream_api.load.reporting import Reporter
 from stream_api.memory import check_memory
@@ -207,6 +209,7 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             settings,
             store=services.store,
             ledger=services.ledger,
+            rejects=RejectsLedger(services.pool),
             expiry=Expiry(services.pool),
             statuses=services.statuses,
             redis=services.redis,
@@ -255,6 +258,7 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             rows=services.ledger,
             queue=services.queue,
             manifests=Manifests(services.store),
+            rejects=RejectsReader(services.store, RejectsLedger(services.pool)),
             send_webhook=services.send_webhook_again,
             signals=services.signals,
             announce=services.announce,

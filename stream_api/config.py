@@ -7,6 +7,7 @@ import binascii
 import ipaddress
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
@@ -24,6 +25,11 @@ S3_MIN_PART_BYTES = 5 * MIB
 
 #: A table's name as SQL writes it, with or without its schema: `events`, `audit.events`, `"Weird name"`.
 _TABLE_NAME: Final = re.compile(r'(?:[^\W\d][\w$]*|"(?:[^"\0]|"")+")(?:\.(?:[^\W\d][\w$]*|"(?:[^"\0]|"")+"))?')
+
+_REJECT_LIMIT: Final = re.compile(r"(?P<count>[0-9]{1,18})|(?P<share>[0-9]{1,3}(?:\.[0-9]{1,9})?)\s?%")
+_PERCENT: Final = 100
+#: A share of fewer rows says little: until then it is judged only at the end of the file.
+_LEAST_ROWS_OF_SHARE: Final = 10_000
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 #: Of Standard Webhooks: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
@@ -116,6 +122,51 @@ def _checked_allowed(value: str) -> str:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class RejectLimit:
+    """How many rows of a file may be rejected.
+
+    :param count: so many at most; `None` for a share.
+    :param share: from 0 to 1, of the rows read.
+    """
+
+    count: int | None
+    share: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `100` or `2.5%`.
+
+        :raises ValueError: it is neither.
+        """
+        match = _REJECT_LIMIT.fullmatch(text.strip())
+        if match is None or (match["share"] and float(match["share"]) > _PERCENT):
+            msg = "must be a number of rows, as 100, or a share of them, from 0% to 100%, as 2.5%"
+            raise ValueError(msg)
+        if match["share"]:
+            return cls(None, float(match["share"]) / _PERCENT)
+        return cls(int(match["count"]))
+
+    def exceeded(self, read: int, failed: int, *, final: bool) -> bool:
+        """Whether that is too many.
+
+        :param read: rows so far. :param failed: those of them that were rejected.
+        :param final: these are all rows of the file.
+        """
+        if self.count is not None:
+            return failed > self.count
+        return (final or read >= _LEAST_ROWS_OF_SHARE) and failed > self.share * read
+
+    def __str__(self) -> str:
+        return f"{self.share * _PERCENT:g}%" if self.count is None else str(self.count)
+
+
+def _checked_reject_limit(value: str) -> str:
+    if value.strip():
+        RejectLimit.parse(value)
+    return value.strip()
+
+
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -188,7 +239,7 @@ class Settings(BaseSettings):
     """Limit for the number of form fields of one upload."""
     socket_receive_buffer_bytes: Positive = 256 * KIB
     """Receive buffer of each client's socket: the kernel charges it to the container."""
-    max_connections: Positive = 160
+    max_connections: Positive = 120
     """Client connections at once; more wait in the listen queue. A term of the memory formula."""
 
     # -- Stage 2: load ---------------------------------------------------------------------------------------
@@ -220,6 +271,9 @@ class Settings(BaseSettings):
     """Attempts of a load in a row that bring no segment, with pauses of up to a second; then its job is delayed."""
     disk_full_seconds: Annotated[float, Field(ge=0)] = 3600.0
     """How long a load waits, in one worker and without getting on, for a database whose disk is full; then it fails."""
+    max_rejects: Annotated[str, AfterValidator(_checked_reject_limit)] = ""
+    """Rejected rows beyond which a load fails: a number, or a share as `5%`; unset for no bound. For uploads without
+    `maxRejects`."""
     target_table: Annotated[str, AfterValidator(_table_name)] = "webhook_events"
     """The table of the built-in dataset `webhook_events`."""
     database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0

@@ -8,6 +8,7 @@ from stream_api.http.cancelling import delete_upload
 from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.health import healthz, readyz
 from stream_api.http.problems import problems
+from stream_api.http.rejects import get_rejects
 from stream_api.http.stopping import UnderWay
 from stream_api.http.uploads import get_status, post_retry, post_upload
 from stream_api.http.webhooks import post_webhook
@@ -34,6 +35,7 @@ def make_web_app(
 
     app.router.add_post("/upload", post_upload, expect_handler=expect)
     app.router.add_get("/upload/{id}/status", get_status)
+    app.router.add_get("/upload/{id}/rejects", get_rejects, allow_head=False)
     app.router.add_post("/upload/{id}/retry", post_retry, expect_handler=expect)
     app.router.add_post("/upload/{id}/webhook", post_webhook, expect_handler=expect)
     app.router.add_delete("/upload/{id}", delete_upload, expect_handler=expect)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -61,6 +61,14 @@ class Signals(Protocol):
     def waiting(self, upload_id: UUID, /) -> AbstractContextManager[asyncio.Event]: ...  # noqa: D102
 
 
+class Rejects(Protocol):
+    """The rejects that committed segments name (`load.answering.RejectsReader`). Both raise `Failure`."""
+
+    def as_csv(self, upload_id: UUID, /) -> AsyncGenerator[bytes, None]: ...  # noqa: D102
+
+    def original(self, upload_id: UUID, /) -> AsyncGenerator[bytes, None]: ...  # noqa: D102
+
+
 class Manifests(Protocol):
     """Manifests and markers in S3."""
 
@@ -92,6 +100,7 @@ class Collaborators:
     rows: Rows
     queue: Queue
     manifests: Manifests
+    rejects: Rejects
     send_webhook: Callable[[UUID], Awaitable[UploadRow]]
     signals: Signals
     announce: Callable[[UploadRow], Awaitable[None]]

@@ -25,8 +25,8 @@ _CODES_OF_STATUS: Final = {
 }
 _DEFAULT_RETRY_SECONDS: Final = 5
 _ROUTES: Final = (
-    "POST /upload, DELETE /upload/{id}, GET /upload/{id}/status, POST /upload/{id}/retry, POST /upload/{id}/webhook, "
-    "GET /healthz, GET /readyz"
+    "POST /upload, DELETE /upload/{id}, GET /upload/{id}/status, GET /upload/{id}/rejects, POST /upload/{id}/retry, "
+    "POST /upload/{id}/webhook, GET /healthz, GET /readyz"
 )
 
 

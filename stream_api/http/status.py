@@ -42,6 +42,11 @@ def status_url(upload_id: UUID) -> str:
     return f"/upload/{upload_id}/status"
 
 
+def rejects_url(upload_id: UUID) -> str:
+    """Path of the rejects, relative as well."""
+    return f"/upload/{upload_id}/rejects"
+
+
 async def find_document(collaborators: Collaborators, upload_id: UUID) -> dict[str, Any]:
     """The status document of an upload; `stale` says that more may have happened than could be seen.
 
@@ -163,6 +168,7 @@ def _document(record: StatusRecord, *, stale: bool = False) -> dict[str, Any]:
     del document["revision"]  # it orders the copies of a record, and says nothing to a client
     document["stale"] = stale
     document["statusUrl"] = status_url(record.upload_id)
+    document["rejectsUrl"] = rejects_url(record.upload_id)
     return document
 
 

@@ -35,6 +35,7 @@ from stream_api.jobs.lock import Held, one_round
 from stream_api.jobs.sightings import Sightings
 from stream_api.jobs.unreadable import passing_over
 from stream_api.ledger.expiry import Expired, Expiry
+from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.uploads import Ledger
 from stream_api.status.store import StatusStore
 from stream_api.storage.cleanup import clean_up_ended
@@ -52,13 +53,14 @@ _AT_ONCE: Final = 8
 
 @dataclass(slots=True)
 class Tidied:
-    """What one round has removed: multipart uploads (their keys), data, markers; and uploads whose time is over.
+    """What one round has removed: multipart uploads (their keys), data, rejects, markers, and expired uploads.
 
     :param ended: completed or cancelled uploads whose data was still there.
     """
 
     multiparts: int = 0
     data: int = 0
+    rejects: int = 0
     markers: int = 0
     ended: int = 0
     expired: int = 0
@@ -71,7 +73,8 @@ class _LockLost(Exception):
 def orphans(keys: Iterable[str], manifest: Manifest | None) -> list[str]:
     """Of the objects of one upload, those that nobody knows: data that is not what the manifest names.
 
-    Whoever writes something else below `uploads/<id>/` says here by what it is known; until then it is left alone.
+    Rejects are known by the ledger, which is asked for them. Whoever writes something else below `uploads/<id>/` says
+    here by what it is known; until then it is left alone.
     """
     named = None if manifest is None else manifest.key
     return [key for key in keys if key != named and (parsed := parse_upload_key(key)) is not None and parsed.is_data]
@@ -89,12 +92,14 @@ class Janitor:
         *,
         store: ObjectStore,
         ledger: Ledger,
+        rejects: RejectsLedger,
         expiry: Expiry,
         statuses: StatusStore,
         redis: Redis,
     ) -> None:
         self._store: Final = store
         self._ledger: Final = ledger
+        self._rejects: Final = rejects
         self._expiry: Final = expiry
         self._statuses: Final = statuses
         self._redis: Final = redis
@@ -129,7 +134,8 @@ class Janitor:
                 sightings = Sightings(
                     self._redis, orphan_seconds=self._orphan_seconds, interval_seconds=self._interval_seconds
                 )
-                await _BucketRound(self._store, self._ledger, sightings, held, done).tidy(now)
+                known = _Known(self._ledger, self._rejects)
+                await _BucketRound(self._store, known, sightings, held, done).tidy(now)
             except _LockLost:
                 log.info("janitor.lock_lost")
             finally:
@@ -183,12 +189,21 @@ class Janitor:
             log.info("janitor.status_kept", upload_id=str(upload_id), detail=failure.detail)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What PostgreSQL knows."""
+
+    ledger: Ledger
+    rejects: RejectsLedger
+
+
 class _BucketRound:
     """One round over what lies in the bucket."""
 
-    def __init__(self, store: ObjectStore, ledger: Ledger, sightings: Sightings, held: Held, done: Tidied) -> None:
+    def __init__(self, store: ObjectStore, known: _Known, sightings: Sightings, held: Held, done: Tidied) -> None:
         self._store: Final = store
-        self._ledger: Final = ledger
+        self._ledger: Final = known.ledger
+        self._known_rejects: Final = known.rejects
         self._sightings: Final = sightings
         self._held: Final = held
         self._done: Final = done
@@ -225,11 +240,20 @@ class _BucketRound:
         await for_each(by_key, one, at_once=_AT_ONCE)
 
     async def _objects(self) -> None:
-        """Data of all uploads. Before the markers: a late manifest that finds its data is to find its marker too."""
+        """Data and rejects of all uploads.
+
+        Before the markers: a late manifest that finds its data is to find its marker too.
+        """
         page: dict[UUID, list[str]] = {}
+        rejects: list[tuple[UUID, str]] = []
         async with aclosing(self._store.list_keys(UPLOADS_PREFIX)) as keys:
             async for key in keys:
                 parsed = parse_upload_key(key)
+                if parsed is not None and parsed.is_rejects:
+                    rejects.append((parsed.upload_id, key))
+                    if len(rejects) == _PAGE:
+                        await self._rejects(rejects)
+                        rejects = []
                 if parsed is None or not parsed.is_data:
                     continue
                 if len(page) == _PAGE and parsed.upload_id not in page:
@@ -237,6 +261,27 @@ class _BucketRound:
                     page = {}
                 page.setdefault(parsed.upload_id, []).append(key)
         await self._data(page)
+        await self._rejects(rejects)
+
+    async def _rejects(self, page: list[tuple[UUID, str]]) -> None:
+        """Rejects that no committed row names.
+
+        They are stored before their transaction commits, so one may be under way; but not for longer than a session may
+        be idle in a transaction, which is less than `orphan_seconds`.
+        """
+        by_upload = {
+            upload_id: [key for _, key in group] for upload_id, group in groupby(page, key=lambda each: each[0])
+        }
+
+        async def one(upload_id: UUID) -> None:
+            await _check(self._held)
+            for key in sorted(await self._known_rejects.unknown(upload_id, by_upload[upload_id])):
+                if self._sightings.is_due(f"rejects:{key}") and await self._known_rejects.unknown(upload_id, [key]):
+                    await self._store.delete(key)
+                    self._done.rejects += 1
+                    log.info("janitor.rejects_removed", key=key)
+
+        await for_each(by_upload, one, at_once=_AT_ONCE)
 
     async def _data(self, page: dict[UUID, list[str]]) -> None:
         states = await self._ledger.states(page) if page else {}

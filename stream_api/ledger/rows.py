@@ -33,12 +33,21 @@ CROSS JOIN LATERAL (
           WHERE upload_id = upload.id AND table_oid IS NOT NULL
           GROUP BY code) AS merged
 ) AS by_code
+CROSS JOIN LATERAL (
+    SELECT coalesce(jsonb_agg(each.item ORDER BY number, each.place), '[]') AS first_rejects
+    FROM (SELECT number, item, place
+          FROM (SELECT number, first_rejects FROM stream_api.segments
+                WHERE upload_id = upload.id AND table_oid IS NOT NULL AND first_rejects IS NOT NULL
+                ORDER BY number LIMIT 10) AS early,
+               jsonb_array_elements(first_rejects) WITH ORDINALITY AS item (item, place)
+          ORDER BY number, place LIMIT 10) AS each
+) AS shown
 """
 COLUMNS: Final = (
     "upload.id, upload.dataset, upload.target_table, upload.state, upload.run, upload.size_bytes, upload.segment_bytes,"
     " upload.error, upload.created_at, upload.started_at, upload.ended_at, upload.updated_at, upload.revision,"
     " upload.callback_url, upload.webhook_state, upload.webhook_round, upload.webhook_attempts, upload.webhook_error,"
-    " upload.webhook_at, upload.decoded_bytes, total.*, by_code.*"
+    " upload.webhook_at, upload.decoded_bytes, total.*, by_code.*, shown.*"
 )
 GET: Final = f"SELECT {COLUMNS} FROM stream_api.uploads AS upload {TOTALS} WHERE upload.id = $1"
 
@@ -101,6 +110,7 @@ class UploadRow:
     :param segments: committed ones.
     :param committed_bytes: of the decoded file.
     :param rejected: rows that were not loaded, by code.
+    :param first_rejects: the first ten of them in the file's order, JSON-ready, as the ledger's rows have them.
     """
 
     id: UUID
@@ -131,6 +141,7 @@ class UploadRow:
     rows_updated: int = 0
     rows_skipped: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    first_rejects: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def intake(self) -> Intake:
@@ -179,5 +190,6 @@ class UploadRow:
             table=values.pop("target_table"),
             error=None if error is None else msgspec.json.decode(error),
             rejected=msgspec.json.decode(values.pop("rejected"), type=dict[str, int]),
+            first_rejects=msgspec.json.decode(values.pop("first_rejects"), type=list[dict[str, Any]]),
             **values,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -38,11 +38,17 @@ FROM (SELECT count(*) AS found FROM fence) AS fenced, (SELECT count(*) AS found 
 _RECORD: Final = """
 UPDATE stream_api.segments AS segment
 SET table_oid = to_regclass($12)::oid, start_byte = $3, end_byte = $4, first_line = $5, lines = $6, rows_read = $7,
-    rows_inserted = $8, rows_updated = $9, rows_skipped = $10, rejected = $11::jsonb, committed_at = clock_timestamp()
+    rows_inserted = $8, rows_updated = $9, rows_skipped = $10, rejected = $11::jsonb, committed_at = clock_timestamp(),
+    rejects = $13, rejects_key = $14, first_rejects = $15::jsonb, header = $16
 FROM stream_api.uploads AS upload
 WHERE segment.upload_id = $1 AND segment.number = $2 AND segment.table_oid IS NULL
   AND upload.id = segment.upload_id AND to_regclass(upload.target_table) = to_regclass($12)
 RETURNING segment.number
+"""
+_COUNT: Final = """
+SELECT coalesce(sum(rows_read), 0)::bigint AS read,
+       coalesce(sum(rows_read - rows_inserted - rows_updated - rows_skipped), 0)::bigint AS failed
+FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL
 """
 
 
@@ -57,6 +63,7 @@ class SegmentFigures:
     :param lines: line ends in it, quoted ones too.
     :param rows_read: rows that the file has in it: inserted + updated + skipped + all rejected.
     :param rejected: rows that were not loaded, by code.
+    :param first_rejects: JSON-ready, of the first ten of them: line, byteOffset, column, code and reason.
     """
 
     number: int
@@ -69,6 +76,7 @@ class SegmentFigures:
     rows_updated: int = 0
     rows_skipped: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
+    first_rejects: tuple[dict[str, Any], ...] = ()
 
     @property
     def rows_processed(self) -> int:
@@ -128,7 +136,41 @@ async def claim_segment(connection: Connection, upload_id: UUID, run: int, numbe
     return bool(row["claimed"])
 
 
-async def record_segment(connection: Connection, upload_id: UUID, figures: SegmentFigures, table: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a ledger row keeps of a segment beside its figures.
+
+    :param rejects: the rejections, packed; `None` where there are none, or too many for a row.
+    :param rejects_key: of the object that has them instead, and is already stored.
+    :param header: of the file, with what stands before it; `None` but for the segment that holds it.
+    """
+
+    rejects: bytes | None = None
+    rejects_key: str | None = None
+    header: bytes | None = None
+
+
+NOTHING_KEPT: Final = Kept()
+
+
+async def count_rejected(connection: Connection, upload_id: UUID) -> tuple[int, int]:
+    """Rows read and rows rejected, summed over the committed segments.
+
+    :raises Failure: `database_unavailable`, `database_refused`.
+    """
+    with translated(connection):
+        row = await connection.fetchrow(_COUNT, upload_id, timeout=_STATEMENT_TIMEOUT_SECONDS)
+    assert row is not None  # noqa: S101 (an aggregate is always one row)
+    return row["read"], row["failed"]
+
+
+async def record_segment(
+    connection: Connection,
+    upload_id: UUID,
+    figures: SegmentFigures,
+    table: str,
+    kept: Kept = NOTHING_KEPT,
+) -> None:
     """Complete the ledger row of a segment, after its COPY and in the same transaction.
 
     :param table: the table that the COPY went into, as SQL names it.
@@ -150,6 +192,10 @@ async def record_segment(connection: Connection, upload_id: UUID, figures: Segme
             figures.rows_skipped,
             msgspec.json.encode(dict(figures.rejected)).decode(),
             table,
+            kept.rejects,
+            kept.rejects_key,
+            msgspec.json.encode(figures.first_rejects).decode() if figures.first_rejects else None,
+            kept.header,
             timeout=_STATEMENT_TIMEOUT_SECONDS,
         )
     if recorded is None:

@@ -65,7 +65,8 @@ WHERE upload.id = $1 AND upload.run = $2 AND upload.state = 'processing' AND seg
   AND segment.table_oid <> to_regclass(upload.target_table)::oid
 """
 _SEGMENTS: Final = """
-SELECT * FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL ORDER BY number
+SELECT number, start_byte, end_byte, first_line, lines, rows_read, rows_inserted, rows_updated, rows_skipped, rejected
+FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL ORDER BY number
 """
 _SET_PLAN: Final = """
 UPDATE stream_api.uploads AS upload

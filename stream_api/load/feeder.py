@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,11 +16,16 @@ from stream_api.datasets.plan import Plan
 from stream_api.errors import Failure
 from stream_api.flow.channel import Channel
 from stream_api.ledger.errors import translated
-from stream_api.ledger.segments import SegmentFigures, claim_segment, record_segment
+from stream_api.ledger.segments import SegmentFigures, claim_segment
 from stream_api.load.model import Encoded, Int64s
+from stream_api.load.pieces import pieces
+from stream_api.load.recorder import Recorder
 from stream_api.load.refusals import refusals
-
-log = structlog.get_logger()
+from stream_api.load.rejects import Rejects
+from stream_api.load.sieve import CannotSift, Loaded, Sieve
+from stream_api.load.transacting import ended_with, transaction
+from stream_api.load.turns import Turns
+from stream_api.load.violations import is_about_a_row
 
 log = structlog.get_logger()
 
@@ -30,23 +33,16 @@ log = structlog.get_logger()
 #: (https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format").
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
-#: One piece is one CopyData message: smaller ones cost more calls, larger ones stall the loop (FACTS: 64 to 512 KiB).
-PIECE_BYTES = 128 * 1024
-
-#: How long a transaction may take to be rolled back before its session is ended instead.
-_ROLLBACK_SECONDS = 2.0
-
 #: The context of an error in COPY names the row by its number within the COPY: `COPY orders, line 7778`.
 _COPY_LINE = re.compile(r"\bline (\d+)")
-
-#: Classes of SQLSTATE that speak of a row: data, integrity, WITH CHECK OPTION, limits (an index row too large), and
-#: what triggers raise (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_ABOUT_A_ROW = frozenset({"22", "23", "44", "54", "P0"})
 
 #: Serialization, deadlock, a lock not had in time: it concerns one transaction, and the connection works on.
 _OF_THE_MOMENT = frozenset({"40001", "40P01", "55P03"})
 #: So often a segment is claimed before such trouble is the load's. Each waits for locks itself.
 _CLAIMS = 3
+#: So long the sieve waits for a lock while other lanes may have it: less than Postgres waits before it looks for a
+#: deadlock (`deadlock_timeout`, 1 s), which would cost another lane its COPY.
+_BESIDE_LANES = "200ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,8 @@ class _Sent:
     end: int = 0
     lines: int = 0
     read: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    rejections: list[Rejects] = field(default_factory=list)
+    header: bytes = b""
     binary_lines: list[Int64s] = field(default_factory=list)
     csv: list[bytes] = field(default_factory=list)
     csv_lines: list[Int64s] = field(default_factory=list)
@@ -107,11 +104,20 @@ class _Sent:
     #: The segment is this lane's to load.
     claimed: bool = False
 
-    def add(self, encoded: Encoded) -> None:
+    def pass_over(self, encoded: Encoded) -> None:
         self.end = encoded.span.end
         self.lines += encoded.span.lines
+        self.header = self.header or encoded.header
+
+    def forget(self) -> None:
+        for held in (self.rejections, self.binary_lines, self.csv, self.csv_lines, self.copying):
+            held.clear()
+
+    def add(self, encoded: Encoded) -> None:
+        self.pass_over(encoded)
         self.read += encoded.read
-        self.rejected.update(rejection.code for rejection in encoded.rejections)
+        if encoded.rejections:
+            self.rejections.append(encoded.rejections)
         if encoded.binary_lines.size:
             self.binary_lines.append(encoded.binary_lines)
         if encoded.csv_lines.size:
@@ -126,7 +132,12 @@ class _Sent:
 class Lane:
     """One connection that loads segments, one after another.
 
+    Memory: what has been sent of a segment is forgotten, but for its rows in text form and its rejections.
+
     :param connection: for this lane alone; of this upload and run (see `ledger.pool.connect_lane`).
+    :param sieve: loads the segments of which Postgres refuses rows.
+    :param turns: of all lanes of the load.
+    :param recorder: completes the ledger rows.
     :param committed: called after each commit with the figures of the segment.
     """
 
@@ -137,70 +148,135 @@ class Lane:
         upload_id: UUID,
         run: int,
         plan: Plan,
+        sieve: Sieve,
+        turns: Turns,
+        recorder: Recorder,
         committed: Callable[[SegmentFigures], Awaitable[None]],
     ) -> None:
         self._connection = connection
         self._upload_id = upload_id
         self._run = run
         self._plan = plan
+        self._sieve = sieve
+        self._turns = turns
+        self._recorder = recorder
         self._committed = committed
 
     async def run(self, segments: Channel[SegmentStream]) -> None:
         """Load segments until there are no more.
 
         :raises RunLost: the run is no longer this worker's.
-        :raises Failure: `constraint_violated` and the other errors of Postgres.
+        :raises Failure: `too_many_rejects`, `constraint_violated` and the other errors of Postgres; those of the store.
         """
         async for stream in segments:
-            async with _ended_with(self._connection):
+            async with ended_with(self._connection):
                 figures = await self._load(stream)
             if figures is not None:
                 await self._committed(figures)
 
     async def _load(self, stream: SegmentStream) -> SegmentFigures | None:
-        """Load a segment. Trouble of the moment in claiming it, which is before anything is sent, is its own affair."""
+        """Load a segment, straight into the table; if it has rows that Postgres refuses, through the sieve."""
         sent = _Sent()
         # Outside of the transaction: a line of gigabytes has no rows, and a session that is idle in one is ended.
         first = await self._first_binary(stream, sent)
+        try:
+            async with self._turns.together():
+                return await self._claiming(lambda: self._straight(stream, first, sent), sent)
+        except Failure as failure:
+            of_the_moment = failure.extra.get("sqlstate") in _OF_THE_MOMENT and sent.claimed
+            if failure.code != "constraint_violated" and not of_the_moment:
+                raise
+            why = failure
+        # Its batches have been used up: what is left of them says where it ends, and then it is read again.
+        sent.forget()
+        async for encoded in stream.batches:
+            sent.pass_over(encoded)
+        log.info("load.segment_sifted", segment=stream.number, code=why.code, **why.extra)
+        try:
+            return await self._sift(stream, sent, apart=why.code != "constraint_violated")
+        except CannotSift as exc:
+            raise Failure(why.code, f"{why.detail} {exc}", transient=why.transient, **why.extra) from exc
+        except asyncpg.PostgresError as exc:
+            if not is_about_a_row(exc.sqlstate):
+                raise
+            raise why from exc
+
+    async def _sift(self, stream: SegmentStream, sent: _Sent, *, apart: bool) -> SegmentFigures | None:
+        """Load a segment by the sieve: beside the other lanes, and where they are in the way alone.
+
+        :param apart: they have been already.
+        """
+        turns = self._turns
+        turns.apart = turns.apart or apart
+        if not turns.apart:
+            try:
+                async with turns.together():
+                    return await self._sifted(stream, sent, lock_timeout=_BESIDE_LANES)
+            except Failure as failure:
+                if failure.extra.get("sqlstate") not in _OF_THE_MOMENT:
+                    raise
+                log.info("load.lanes_meet", segment=stream.number, **failure.extra)
+                turns.apart = True
+        async with turns.alone():
+            return await self._claiming(lambda: self._sifted(stream, sent, lock_timeout="0"))
+
+    async def _claiming(
+        self, load: Callable[[], Awaitable[SegmentFigures | None]], sent: _Sent | None = None
+    ) -> SegmentFigures | None:
+        """Load a segment; trouble of the moment is its own affair as long as it can begin anew.
+
+        :param sent: says whether its batches are being used up; `None` if it does not depend on them.
+        """
         for tried in range(1, _CLAIMS + 1):
             try:
-                return await self._transact(stream, first, sent)
+                return await load()
             except Failure as failure:
-                of_the_moment = failure.extra.get("sqlstate") in _OF_THE_MOMENT and not sent.claimed
+                of_the_moment = failure.extra.get("sqlstate") in _OF_THE_MOMENT and (sent is None or not sent.claimed)
                 if not of_the_moment or tried == _CLAIMS:
                     raise
-                log.info("load.segment_claimed_again", segment=stream.number, **failure.extra)
+                log.info("load.segment_claimed_again", **failure.extra)
         raise AssertionError
 
-    async def _transact(self, stream: SegmentStream, first: Encoded | None, sent: _Sent) -> SegmentFigures | None:
+    async def _straight(self, stream: SegmentStream, first: Encoded | None, sent: _Sent) -> SegmentFigures | None:
         """Fence, ledger row and COPY, in one transaction; `None` where the segment is loaded already."""
-        connection = self._connection
         try:
-            with translated(connection):
-                async with _transaction(connection):
-                    if not await claim_segment(connection, self._upload_id, self._run, stream.number):
-                        async for _ in stream.batches:
-                            pass
-                        return None
-                    sent.claimed = True
-                    taken = await self._copy(stream, first, sent)
-                    figures = SegmentFigures(
-                        number=stream.number,
-                        start=stream.start,
-                        end=sent.end,
-                        first_line=stream.first_line,
-                        lines=sent.lines,
-                        rows_read=sent.read,
-                        rows_inserted=taken,
-                        rows_skipped=sent.rows - taken,
-                        rejected=dict(sent.rejected),
-                    )
-                    await record_segment(connection, self._upload_id, figures, self._plan.table)
+            async with self._claimed(stream) as claimed:
+                if not claimed:
+                    async for _ in stream.batches:
+                        pass
+                    return None
+                sent.claimed = True
+                taken = await self._copy(stream, first, sent)
+                # What is deferred would come with the COMMIT, where nobody could tell the rows any more.
+                await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                loaded = Loaded(sent.read, taken, sent.rows - taken, Rejects.join(sent.rejections))
+                figures = _figures(stream, sent, loaded)
+                await self._recorder.record(self._connection, figures, loaded.rejects, sent.header)
         except asyncpg.PostgresError as exc:
-            if (exc.sqlstate or "")[:2] not in _ABOUT_A_ROW:
+            if not is_about_a_row(exc.sqlstate):
                 raise
             raise _constraint_violated(exc, sent) from exc
         return figures
+
+    async def _sifted(self, stream: SegmentStream, sent: _Sent, *, lock_timeout: str) -> SegmentFigures | None:
+        """As `_straight`, by the sieve."""
+        async with self._claimed(stream) as claimed:
+            if not claimed:
+                return None
+            await self._connection.execute(f"SET LOCAL lock_timeout = '{lock_timeout}'")
+            with refusals(self._plan.table, self._connection):
+                loaded = await self._sieve.load(self._connection, stream.start, sent.end, stream.first_line)
+            figures = _figures(stream, sent, loaded)
+            await self._recorder.record(self._connection, figures, loaded.rejects, sent.header)
+        return figures
+
+    @asynccontextmanager
+    async def _claimed(self, stream: SegmentStream) -> AsyncIterator[bool]:
+        """A transaction with the fence and the segment's ledger row; false where the segment is loaded already."""
+        connection = self._connection
+        with translated(connection):
+            async with transaction(connection):
+                yield await claim_segment(connection, self._upload_id, self._run, stream.number)
 
     async def _copy(self, stream: SegmentStream, first: Encoded | None, sent: _Sent) -> int:
         """COPY all rows of the segment; the number that Postgres says it took."""
@@ -210,7 +286,7 @@ class Lane:
             taken += await self._copy_in(self._binary(first, stream, sent), "binary")
         if sent.csv:
             sent.copying = sent.csv_lines
-            taken += await self._copy_in(_pieces(b"".join(sent.csv)), "csv")
+            taken += await self._copy_in(pieces(b"".join(sent.csv)), "csv")
         if taken > sent.rows:
             message = f"{sent.rows} rows were sent and {taken} were taken"
             raise Failure("rows_dropped", message)
@@ -226,11 +302,11 @@ class Lane:
 
     async def _binary(self, first: Encoded, stream: SegmentStream, sent: _Sent) -> AsyncIterator[bytes | memoryview]:
         yield COPY_HEADER
-        async for piece in _pieces(*first.binary):
+        async for piece in pieces(*first.binary):
             yield piece
         async for encoded in stream.batches:
             sent.add(encoded)
-            async for piece in _pieces(*encoded.binary):
+            async for piece in pieces(*encoded.binary):
                 yield piece
         yield COPY_TRAILER
 
@@ -247,6 +323,21 @@ class Lane:
                 **options,
             )
         return int(tag.removeprefix("COPY "))
+
+
+def _figures(stream: SegmentStream, sent: _Sent, loaded: Loaded) -> SegmentFigures:
+    return SegmentFigures(
+        number=stream.number,
+        start=stream.start,
+        end=sent.end,
+        first_line=stream.first_line,
+        lines=sent.lines,
+        rows_read=loaded.rows_read,
+        rows_inserted=loaded.rows_inserted,
+        rows_skipped=loaded.rows_skipped,
+        rejected=loaded.rejects.by_code,
+        first_rejects=loaded.rejects.first,
+    )
 
 
 def _constraint_violated(exc: asyncpg.PostgresError, sent: _Sent) -> Failure:
@@ -267,67 +358,3 @@ def _file_line(exc: asyncpg.PostgresError, sent: _Sent) -> int | None:
             return int(lines[row - 1])
         row -= lines.size
     return None
-
-
-async def _pieces(*data: bytes | memoryview) -> AsyncIterator[memoryview]:
-    for each in data:
-        view = memoryview(each)
-        for start in range(0, len(view), PIECE_BYTES):
-            yield view[start : start + PIECE_BYTES]
-            # asyncpg's writer need not suspend while the socket takes everything: the loop must turn all the same.
-            await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def _transaction(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """A transaction whose end never hides what ended it, as asyncpg's own does.
-
-    A COPY that was cut off by a lost session, or by a cancellation while the server takes nothing, leaves a connection
-    on which nothing can be rolled back, or only some time.
-    """
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        yield
-    except BaseException:
-        try:
-            async with asyncio.timeout(_ROLLBACK_SECONDS):
-                await transaction.rollback()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
-            # The session goes, and with it what was to be rolled back.
-            log.debug("load.not_rolled_back", error=repr(exc))
-            connection.terminate()
-        raise
-    await transaction.commit()
-
-
-@asynccontextmanager
-async def _ended_with(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """End the body when the connection ends: a throttled COPY would wait for ever (see FACTS on `copy_to_table`).
-
-    :raises Failure: `database_unavailable`.
-    """
-    loop = asyncio.get_running_loop()
-    scope = asyncio.timeout(None)
-    left = False
-
-    def on_termination(_: object) -> None:
-        # asyncpg calls it one turn of the loop later, when the body may be over and the listener removed.
-        if not left:
-            scope.reschedule(loop.time())
-
-    try:
-        async with scope:
-            connection.add_termination_listener(on_termination)
-            try:
-                if connection.is_closed():
-                    raise Failure("database_unavailable", "The connection to the database was lost.")
-                yield
-            finally:
-                left = True
-                connection.remove_termination_listener(on_termination)
-    except TimeoutError as exc:
-        if not scope.expired():
-            raise
-        message = "The connection to the database was lost in the middle of a COPY."
-        raise Failure("database_unavailable", message) from exc

@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from stream_api.config import Settings
+from stream_api.config import RejectLimit, Settings
 from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.dialects.dialect import Dialect
@@ -25,18 +25,23 @@ from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.ledger.slots import Slots, name_after
 from stream_api.ledger.uploads import Ended, Ledger, Taken
+from stream_api.load.cutter import Cutter
 from stream_api.load.feeder import Lane
 from stream_api.load.header import Limits
 from stream_api.load.judge import Judge
 from stream_api.load.parser import Parser
 from stream_api.load.pipeline import Pipeline, Sizes
-from stream_api.load.reader import RunInThread, find_holes
+from stream_api.load.reader import OpenRange, RunInThread, find_holes, read_again
+from stream_api.load.recorder import Recorder, check_rejects
 from stream_api.load.refusals import refusals
 from stream_api.load.reporting import Reporter
 from stream_api.load.retrying import Attempts, FullDisks
+from stream_api.load.sieve import Sieve
 from stream_api.load.source import Source
+from stream_api.load.turns import Turns
 from stream_api.load.validator import Validator
 from stream_api.storage.cleanup import clean_up_ended
+from stream_api.storage.keys import new_rejects_key
 from stream_api.storage.manifests import Manifest, clear_pending, read_manifest
 from stream_api.storage.objects import ObjectStore
 
@@ -181,6 +186,7 @@ class Loader:
         upload_id, run = manifest.upload_id, taken.run
         try:
             decoded_bytes = await self._load_holes(manifest, taken, attempts, slot)
+            await self._judge_rejects(manifest)
             row = await self._ledger.complete(upload_id, run, decoded_bytes=decoded_bytes)
         except RunLost:
             log.info("load.run_lost")
@@ -219,6 +225,13 @@ class Loader:
         await self._announce(row)
         await clean_up_ended(self._store, manifest, state=row.state, has_ended=self._ledger.has_ended)
 
+    async def _judge_rejects(self, manifest: Manifest) -> None:
+        """The last word on the limit: lanes that commit at the same time do not see each other's rejections."""
+        limit = self._limit(manifest)
+        row = None if limit is None else await self._ledger.get(manifest.upload_id)
+        if limit is not None and row is not None:
+            check_rejects(limit, row.rows_read, row.rows_failed, final=True)
+
     async def _load_holes(
         self, manifest: Manifest, taken: Taken, attempts: Attempts, slot: LaneConnection | None
     ) -> int | None:
@@ -244,32 +257,65 @@ class Loader:
                 attempts.segments += 1
                 await report(figures)
 
-            lane = partial(Lane, upload_id=manifest.upload_id, run=taken.run, plan=plan, committed=committed)
+            sizes, limits = Sizes.of(self._settings, manifest.segment_bytes), self._limits(plan.max_record_bytes)
+            parser = Parser(
+                plan.dialect,
+                plan.column_names,
+                self._settings.max_value_bytes,
+                [column.source for column in plan.columns],
+            )
+            make_cutter = partial(sizes.cutter, plan.dialect, limits)
+            lane = partial(
+                Lane,
+                upload_id=manifest.upload_id,
+                run=taken.run,
+                plan=plan,
+                sieve=self._sieve(plan, parser, make_cutter, source.open_again),
+                turns=Turns(),
+                recorder=Recorder(
+                    manifest.upload_id,
+                    plan.table,
+                    limit=self._limit(manifest),
+                    put=partial(self._put_rejects, manifest.upload_id),
+                ),
+                committed=committed,
+            )
             # As many lanes as there is work for.
             segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
             connections = await self._connect(
                 stack, manifest.upload_id, taken.run, count=min(self._settings.lanes, segments), slot=slot
             )
             pipeline = Pipeline(
-                sizes=Sizes.of(self._settings, manifest.segment_bytes),
-                dialect=plan.dialect,
-                limits=self._limits(plan.max_record_bytes),
-                parser=Parser(
-                    plan.dialect,
-                    plan.column_names,
-                    self._settings.max_value_bytes,
-                    [column.source for column in plan.columns],
-                ),
+                sizes=sizes,
+                make_cutter=make_cutter,
+                parser=parser,
                 validator=Validator(plan, Judge(self._pool), self._run_in_thread),
                 lanes=[lane(connection) for connection in connections],
                 run_in_thread=self._run_in_thread,
             )
             self._started(manifest.upload_id, pipeline)
             try:
-                await pipeline.run(holes, source.open_range)
+                # In a task of its own: on Python 3.11 a TaskGroup that fails leaves the task that waits for it counted
+                # as being cancelled for ever, and aiohttp believes that count: a PUT without a body then raises.
+                await asyncio.create_task(pipeline.run(holes, source.open_range), name="pipeline")
             except ExceptionGroup as group:
                 raise first_cause(group) from group
             return source.decoded_bytes
+
+    def _sieve(
+        self, plan: Plan, parser: Parser, make_cutter: Callable[[int, int], Cutter], open_range: OpenRange
+    ) -> Sieve:
+        again = partial(read_again, open_range=open_range, make_cutter=make_cutter, run_in_thread=self._run_in_thread)
+        return Sieve(plan, read_again=again, parser=parser, judge=Judge(self._pool), run_in_thread=self._run_in_thread)
+
+    def _limit(self, manifest: Manifest) -> RejectLimit | None:
+        text = manifest.max_rejects or self._settings.max_rejects
+        return RejectLimit.parse(text) if text else None
+
+    async def _put_rejects(self, upload_id: UUID, segment: int, packed: bytes) -> str:
+        key = new_rejects_key(upload_id, segment)
+        await self._store.put(key, packed)
+        return key
 
     async def _connect(
         self, stack: AsyncExitStack, upload_id: UUID, run: int, *, count: int, slot: LaneConnection | None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from stream_api.load.rejects import NONE, Rejects
 
 Int64s = npt.NDArray[np.int64]
 
@@ -17,24 +19,6 @@ UNCLOSED_QUOTE: Final = "unclosed_quote"
 RECORD_TOO_LONG: Final = "record_too_long"
 #: What follows the beginning of a line that is too long, up to the line's end: no record, and no row.
 CONTINUED: Final = "continued"
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A record or row that is not loaded, and why.
-
-    :param line: line of the file on which the record begins, from 1.
-    :param offset: byte of the decoded file at which the record begins, from 0.
-    :param column: the column that is to blame, as the header names it; `None` when it is the whole record.
-    :param code: stable, such as `invalid_uuid`.
-    :param reason: a sentence; Postgres' own words where Postgres was asked.
-    """
-
-    line: int
-    offset: int
-    column: str | None
-    code: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +63,22 @@ class Batch:
         return self.start + len(self.data)
 
     @property
+    def starts(self) -> Int64s:
+        """For each record, the offset in `data` at which it begins."""
+        return np.concatenate((np.zeros(1, np.int64), self.ends[:-1]))[: self.ends.size]
+
+    def records(self, offsets: Int64s) -> Iterator[bytes]:
+        """The records that begin at these bytes of the decoded file, with their line ends."""
+        starts = offsets - self.start
+        ends = self.ends[np.searchsorted(self.ends, starts, side="right")]
+        return (self.data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
+
+    @property
+    def header(self) -> bytes:
+        """The header with what stands before it, byte for byte; empty but for the batch that holds it."""
+        return self.data if self.start == 0 and not self.ends.size else b""
+
+    @property
     def span(self) -> Span:
         """Where it lies."""
         return Span(self.segment, self.start, self.end, self.first_line, self.lines, self.ends_segment)
@@ -107,12 +107,13 @@ class Rows:
     table: pa.RecordBatch
     lines: Int64s
     offsets: Int64s
-    rejections: list[Rejection]
+    rejections: Rejects
 
     @property
     def size_bytes(self) -> int:
         """Bytes held, the batch's own included."""
-        return self.batch.size_bytes + self.table.nbytes + self.lines.nbytes + self.offsets.nbytes
+        held = self.table.nbytes + self.lines.nbytes + self.offsets.nbytes
+        return self.batch.size_bytes + held + self.rejections.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class Encoded:
     :param binary_lines: the file's line of each row in `binary`, in its order.
     :param csv: rows for `COPY … (FORMAT csv)`, no header: null is empty, an empty string is `""`.
     :param csv_lines: as `binary_lines`, for `csv`.
+    :param rejections: of the batch, in the file's order.
+    :param header: see `Batch.header`.
     """
 
     span: Span
@@ -133,9 +136,11 @@ class Encoded:
     binary_lines: Int64s
     csv: bytes
     csv_lines: Int64s
-    rejections: list[Rejection] = field(default_factory=list)
+    rejections: Rejects = NONE
+    header: bytes = b""
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held by the encoded rows."""
-        return sum(map(len, self.binary)) + len(self.csv) + self.binary_lines.nbytes + self.csv_lines.nbytes
+        """Bytes held by the encoded rows, the rejections and the header."""
+        rows = sum(map(len, self.binary)) + len(self.csv) + self.binary_lines.nbytes + self.csv_lines.nbytes
+        return rows + self.rejections.size_bytes + len(self.header)

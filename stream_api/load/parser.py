@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -15,7 +15,8 @@ import pyarrow.csv as pc
 from stream_api.dialects.dialect import Dialect
 from stream_api.load.encodings import recode
 from stream_api.load.grammar import Grammar, line_end_positions
-from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Batch, Int64s, Rejection, Rows
+from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Batch, Int64s, Rows
+from stream_api.load.rejects import Rejection, Rejects
 
 _LF, _CR, _NUL = 10, 13, 0
 
@@ -73,6 +74,8 @@ class _Parsing:
         self.rejected: dict[int, tuple[str, str]] = {}
         #: The column that is to blame, where it is not the whole record.
         self.blamed: dict[int, str] = {}
+        #: Code and reason, by the number of fields: one for all records that have it.
+        self.wrong_counts: dict[int, tuple[str, str]] = {}
 
     def rows(self) -> Rows:
         self._reject_unreadable()
@@ -86,8 +89,8 @@ class _Parsing:
             read=self.read,
             table=table,
             lines=lines,
-            offsets=self.batch.start + _starts(self.batch.ends)[self.kept],
-            rejections=self._rejections(),
+            offsets=self.batch.start + self.batch.starts[self.kept],
+            rejections=Rejects.pack(self._rejections()),
         )
 
     def _not_blank(self) -> Int64s:
@@ -245,9 +248,10 @@ class _Parsing:
         return table.filter(pa.array(~long))
 
     def _reject_count(self, record: int, actual: int) -> None:
-        self._reject(
-            record, "wrong_field_count", f"The record has {actual} fields where the header has {len(self.schema)}"
-        )
+        if actual not in self.wrong_counts:
+            reason = f"The record has {actual} fields where the header has {len(self.schema)}"
+            self.wrong_counts[actual] = "wrong_field_count", reason
+        self.rejected[record] = self.wrong_counts[actual]
 
     def _lines(self, records: Int64s) -> Int64s:
         """The line of the file on which each record begins."""
@@ -257,19 +261,14 @@ class _Parsing:
             return batch.first_line + records
         return batch.first_line + np.searchsorted(line_end_positions(self.data), self.starts[records])
 
-    def _rejections(self) -> list[Rejection]:
+    def _rejections(self) -> Iterator[Rejection]:
         if not self.rejected:
-            return []
-        records = np.array(sorted(self.rejected), np.int64)
-        return [
-            Rejection(line, self.batch.start + start, self.blamed.get(record), *self.rejected[record])
-            for record, line, start in zip(
-                records.tolist(),
-                self._lines(records).tolist(),
-                _starts(self.batch.ends)[records].tolist(),
-                strict=True,
-            )
-        ]
+            return
+        batch, records, starts = self.batch, np.array(sorted(self.rejected), np.int64), self.batch.starts
+        for record, line in zip(records.tolist(), self._lines(records).tolist(), strict=True):
+            start, end = int(starts[record]), int(batch.ends[record])
+            column, (code, reason) = self.blamed.get(record), self.rejected[record]
+            yield Rejection(line, batch.start + start, column, code, reason, batch.data[start:end])
 
 
 def _starts(ends: Int64s) -> Int64s:

@@ -26,6 +26,7 @@ from stream_api.load.header import Limits
 from stream_api.load.model import Batch, Encoded, Rows
 from stream_api.load.parser import Parser
 from stream_api.load.reader import CHUNK_BYTES, Hole, OpenRange, RunInThread, read
+from stream_api.load.sieve import Sieve
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -65,16 +66,30 @@ class Sizes:
             segment_queue=2 * settings.batch_bytes,
         )
 
+    def cutter(self, dialect: Dialect, limits: Limits, start: int, line: int) -> Cutter:
+        """A cutter for bytes that begin at this byte and on this line."""
+        return Cutter(
+            dialect,
+            segment_bytes=self.segment,
+            batch_bytes=self.batch,
+            limits=limits,
+            start=start,
+            line=line,
+        )
+
     def memory_bytes(self, lanes: int) -> int:
         """The most that one load holds, for ordinary rows, which weigh about three times their text while typed.
 
-        Decoder: its window and two chunks; cutter: what is held, its copy, its index and its shadow; batches: 1 queued,
-        1 on either side; rows: the same, each with its strings; encoded: 1 + 1; segments: lanes + 1 queued + 1 being
-        dispatched.
+        Decoders: that of the load, and one for a segment that is read again, each its window and two chunks; cutter:
+        what is held, its copy, its index and its shadow; batches: 1 queued, 1 on either side; rows: the same, each with
+        its strings; encoded: 1 + 1; segments: lanes + 1 queued + 1 being dispatched; each lane: the rejections of its
+        segment while they are joined, or a segment that it sifts.
         """
-        cutting = DECODER_BYTES + 2 * CHUNK_BYTES + 4 * (self.batch + self.record)
+        sifting = Sieve.memory_bytes(segment=self.segment, batch=self.batch, record=self.record)
+        cutting = 2 * (DECODER_BYTES + 2 * CHUNK_BYTES) + 4 * (self.batch + self.record)
         batches, rows, encoded = 3 * self.batch, 3 * 3 * self.batch, 2 * 2 * self.batch
-        return cutting + batches + rows + encoded + (lanes + 2) * (self.segment_queue + 2 * self.batch)
+        segments = (lanes + 2) * (self.segment_queue + 2 * self.batch)
+        return cutting + batches + rows + encoded + segments + lanes * sifting
 
 
 class Pipeline:
@@ -84,16 +99,14 @@ class Pipeline:
         self,
         *,
         sizes: Sizes,
-        dialect: Dialect,
-        limits: Limits,
+        make_cutter: Callable[[int, int], Cutter],
         parser: Parser,
         validator: Validator,
         lanes: Sequence[Lane],
         run_in_thread: RunInThread,
     ) -> None:
         self._sizes = sizes
-        self._dialect = dialect
-        self._limits = limits
+        self._make_cutter = make_cutter
         self._parser = parser
         self._validator = validator
         self._lanes = lanes
@@ -133,16 +146,6 @@ class Pipeline:
             )
             for number, lane in enumerate(self._lanes):
                 group.create_task(lane.run(self._segments), name=f"lane-{number}")
-
-    def _make_cutter(self, start: int, line: int) -> Cutter:
-        return Cutter(
-            self._dialect,
-            segment_bytes=self._sizes.segment,
-            batch_bytes=self._sizes.batch,
-            limits=self._limits,
-            start=start,
-            line=line,
-        )
 
     async def _parse(self, batch: Batch) -> Rows:
         return await self._run_in_thread(self._parser.parse, batch)

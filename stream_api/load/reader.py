@@ -87,6 +87,27 @@ async def read(
         await _send(await run_in_thread(_finish, cutter), batches)
 
 
+async def read_again(
+    start: int,
+    end: int,
+    line: int,
+    *,
+    open_range: OpenRange,
+    make_cutter: Callable[[int, int], Cutter],
+    run_in_thread: RunInThread,
+) -> list[Batch]:
+    """The batches of a segment, which is [start, end) of the decoded file and begins on this line, as `read` cuts them.
+
+    :raises Failure: those of `open_range`.
+    """
+    cutter, batches = make_cutter(start, line), list[Batch]()
+    async with open_range(start, end) as pieces:
+        async for piece in pieces:
+            if cutter.add(piece):
+                batches += await run_in_thread(cutter.cut)
+    return batches + await run_in_thread(_finish, cutter)
+
+
 def _finish(cutter: Cutter) -> list[Batch]:
     return cutter.cut(final=True)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from operator import itemgetter
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from stream_api.errors import Failure
 from stream_api.flow.tasks import cancel_and_wait
 from stream_api.ledger.rows import ENDED, UploadRow
 from stream_api.ledger.segments import SegmentFigures
+from stream_api.load.rejects import SHOWN
 from stream_api.status.record import StatusRecord, WebhookRecord
 from stream_api.storage.manifests import Manifest
 
@@ -145,6 +147,7 @@ def add_segment(row: UploadRow, figures: SegmentFigures) -> UploadRow:
         rows_updated=row.rows_updated + figures.rows_updated,
         rows_skipped=row.rows_skipped + figures.rows_skipped,
         rejected=dict(Counter(row.rejected) + Counter(figures.rejected)),
+        first_rejects=sorted([*row.first_rejects, *figures.first_rejects], key=itemgetter("byteOffset"))[:SHOWN],
     )
 
 
@@ -173,6 +176,7 @@ def record_of_row(
         rows_updated=row.rows_updated,
         rows_skipped=row.rows_skipped,
         rejected=row.rejected,
+        rejects=row.first_rejects,
         progress=row.progress,
         error=row.error,
         file_name=file_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -38,6 +39,8 @@ class Source:
         self._settings = settings
         self._run_in_thread = run_in_thread
         self._decoding: _Decoding | None = None
+        #: Decoders take memory: there is one at a time beside that of the load.
+        self._again = asyncio.Lock()
 
     @property
     def end(self) -> int:
@@ -80,6 +83,21 @@ class Source:
         pieces = self._download(start, end) if self._decoding is None else self._decoding.pieces(start, end)
         async with aclosing(pieces):
             yield pieces
+
+    @asynccontextmanager
+    async def open_again(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        """As `open_range`, at any place, and beside it.
+
+        A compressed file is decoded once more from its beginning for that, and for one range at a time.
+        """
+        if self._decoding is None:
+            async with self.open_range(start, end) as pieces:
+                yield pieces
+            return
+        async with self._again:
+            other = Source(self._store, self._manifest, self._dialect, self._settings, self._run_in_thread)
+            async with other.opened(), other.open_range(start, end) as pieces:
+                yield pieces
 
     async def read_header(self, limits: Limits) -> list[str]:
         """The names in the header. Afterwards a compressed file cannot be read any more.

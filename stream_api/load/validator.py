@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import heapq
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
 
@@ -15,11 +16,14 @@ from stream_api.load.columns.base import Bools, as_bools
 from stream_api.load.columns.readers import column_reader
 from stream_api.load.encoder import BinaryEncoder, encode_csv
 from stream_api.load.judge import Judge, Question, Refusal
-from stream_api.load.model import Encoded, Rejection, Rows
+from stream_api.load.model import Encoded, Rows
+from stream_api.load.rejects import Rejection, Rejects
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+#: Rejections that are made of arrays at once: what they are made of weighs some 200 bytes for each.
+_TOGETHER: Final = 4096
 #: What a SQLSTATE says better than the column's type does.
 _NUMBER_CODES: Final = {"22003": "number_out_of_range"}
 _DATE_CODES: Final = {"22008": "date_out_of_range"}
@@ -141,6 +145,7 @@ class Validator:
             csv=encode_csv(rows.table.filter(pa.array(by_csv))) if by_csv.any() else b"",
             csv_lines=rows.lines[by_csv],
             rejections=self._reject(rows, blamed, reasons),
+            header=rows.batch.header,
         )
 
     def _encode_binary(self, arrays: list[pa.Array[Any] | None], keep: Bools) -> tuple[bytes | memoryview, ...]:
@@ -149,21 +154,28 @@ class Validator:
             return ()
         return self._encoder.encode(typed, None if keep.all() else pa.array(keep))
 
-    def _reject(self, rows: Rows, blamed: npt.NDArray[np.intp], reasons: dict[int, Refusal]) -> list[Rejection]:
+    def _reject(self, rows: Rows, blamed: npt.NDArray[np.intp], reasons: dict[int, Refusal]) -> Rejects:
         """The rejections of the batch, those of the parser among them, in the file's order."""
-        found = [
-            self._rejection(rows, int(row), self._columns[blamed[row]], reasons.get(int(row)))
-            for row in np.flatnonzero(blamed < len(self._columns))
-        ]
-        return sorted(rows.rejections + found, key=lambda rejection: rejection.offset) if found else rows.rejections
+        found = np.flatnonzero(blamed < len(self._columns))
+        if not found.size:
+            return rows.rejections
+        refused = self._refused(rows, found, blamed, reasons)
+        return Rejects.pack(heapq.merge(rows.rejections, refused, key=lambda rejection: rejection.offset))
 
-    @staticmethod
-    def _rejection(rows: Rows, row: int, column: PlanColumn, refusal: Refusal | None) -> Rejection:
-        if refusal is None:
-            code, reason = "missing_value", f'null value in column "{column.name}" violates not-null constraint'
-        else:
-            code, reason = rejection_code(column, refusal.sqlstate), refusal.message
-        return Rejection(int(rows.lines[row]), int(rows.offsets[row]), column.source, code, reason)
+    def _refused(
+        self, rows: Rows, found: npt.NDArray[np.intp], blamed: npt.NDArray[np.intp], reasons: dict[int, Refusal]
+    ) -> Iterator[Rejection]:
+        for first in range(0, found.size, _TOGETHER):
+            some = found[first : first + _TOGETHER]
+            offsets = rows.offsets[some]
+            places = zip(some.tolist(), blamed[some].tolist(), rows.lines[some].tolist(), offsets.tolist(), strict=True)
+            for (row, to_blame, line, offset), record in zip(places, rows.batch.records(offsets), strict=True):
+                column, refusal = self._columns[to_blame], reasons.get(row)
+                if refusal is None:
+                    code, reason = "missing_value", f'null value in column "{column.name}" violates not-null constraint'
+                else:
+                    code, reason = rejection_code(column, refusal.sqlstate), refusal.message
+                yield Rejection(line, offset, column.source, code, reason, record)
 
 
 def rejection_code(column: PlanColumn, sqlstate: str) -> str:

@@ -33,6 +33,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
     :param status: `uploaded`, `processing`, `completed`, `failed`, `cancelled` or `expired`.
     :param rejected: rows that were not loaded, by code.
+    :param rejects: the first ten of them in the file's order: line, byteOffset, column, code and reason.
     :param progress: from 0 to 1: the share of the bytes that is in committed segments; 1 only when completed.
     :param error: `{"code": …, "message": …, …}` when failed.
     :param waiting_for: the service whose outage a load waits out (`database`, `storage`), if it does.
@@ -53,6 +54,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     rows_updated: int = 0
     rows_skipped: int = 0
     rejected: dict[str, int] = msgspec.field(default_factory=dict)
+    rejects: list[dict[str, Any]] = msgspec.field(default_factory=list)
     progress: float = 0.0
     error: dict[str, Any] | None = None
     waiting_for: str | None = None
@@ -69,3 +71,4 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     completed_at: datetime | None = None
     updated_at: datetime
     status_url: str | None = None
+    rejects_url: str | None = None

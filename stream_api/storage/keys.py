@@ -21,6 +21,11 @@ class UploadKey(NamedTuple):
         """Whether data of an upload lies there."""
         return self.name.startswith("data-")
 
+    @property
+    def is_rejects(self) -> bool:
+        """Whether rejects of a segment lie there."""
+        return self.name.startswith("rejects/")
+
 
 def data_key(upload_id: UUID) -> str:
     """A new key for the data of an upload: random, so that no two tries at the same upload can touch each other."""
@@ -35,6 +40,11 @@ def manifest_key(upload_id: UUID) -> str:
 def rejects_prefix(upload_id: UUID) -> str:
     """What the keys of an upload's rejects begin with."""
     return f"uploads/{upload_id}/rejects/"
+
+
+def new_rejects_key(upload_id: UUID, segment: int) -> str:
+    """A new key for the rejects of a segment: random, so that no two tries at the segment can touch each other."""
+    return f"{rejects_prefix(upload_id)}{segment}-{secrets.token_hex(8)}"
 
 
 def pending_key(upload_id: UUID) -> str:

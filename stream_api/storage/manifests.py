@@ -27,6 +27,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     :param fields: text form fields as they came, but for those with a place of their own.
     :param dialect: as found and given; the default is what manifests without one mean.
     :param segment_bytes: where the segments of this upload are cut, whatever the setting says later.
+    :param max_rejects: as the client gave it, `100` or `5%`; `None` where the setting decides.
     :param created_at: when the manifest was written, in UTC.
     :param version: of this format.
     """
@@ -44,6 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     segment_bytes: int
     created_at: datetime
     dialect: Dialect = Dialect()
+    max_rejects: str | None = None
     version: int = 1
 
 

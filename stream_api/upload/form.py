@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 from yarl import URL
 
+from stream_api.config import RejectLimit
 from stream_api.dialects.dialect import FORM_FIELDS, Given
 from stream_api.errors import Failure
 from stream_api.upload.client import ClientStream
@@ -40,13 +41,14 @@ class Form:
     dataset: str = DEFAULT_DATASET
     callback_url: str | None = None
     dialect: Given = field(default_factory=Given)
+    max_rejects: str | None = None
     #: Fields that the service does not know, and those about the dialect as they came.
     fields: dict[str, str] = field(default_factory=dict)
 
     def set(self, name: str, value: str) -> None:
         """Take a text field.
 
-        :raises Failure: `callback_url_invalid`, `dataset_unknown` or `dialect_invalid`.
+        :raises Failure: `callback_url_invalid`, `dataset_unknown`, `dialect_invalid` or `max_rejects_invalid`.
         """
         if name == "callbackUrl":
             self.callback_url = check_callback_url(value)
@@ -55,11 +57,20 @@ class Form:
                 known = sorted(self.datasets)
                 raise Failure("dataset_unknown", f"There is no dataset {value!r}.", datasets=known)
             self.dataset = value
+        elif name == "maxRejects":
+            self.max_rejects = _check_reject_limit(value)
         else:
             if name in FORM_FIELDS:
                 self.dialect = self.dialect.having(name, value)
                 self.dialect.check()
             self.fields[name] = value
+
+
+def _check_reject_limit(value: str) -> str:
+    try:
+        return str(RejectLimit.parse(value))
+    except ValueError as exc:
+        raise Failure("max_rejects_invalid", f"maxRejects {exc}.") from exc
 
 
 def check_callback_url(value: str) -> str:

@@ -304,6 +304,7 @@ class _Upload:
             callback_url=self._form.callback_url,
             fields=self._form.fields,
             dialect=self._dialect,
+            max_rejects=self._form.max_rejects,
             segment_bytes=self._uploads.settings.segment_bytes,
             created_at=datetime.now(UTC),
         )

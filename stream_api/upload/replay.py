@@ -66,6 +66,8 @@ def check_same(first: Manifest, sha256: str, form: Form) -> None:
         differs.append("dataset")
     if form.callback_url != first.callback_url:
         differs.append("callbackUrl")
+    if form.max_rejects != first.max_rejects:
+        differs.append("maxRejects")
     names = sorted(form.fields.keys() | first.fields.keys())
     differs += [name for name in names if form.fields.get(name) != first.fields.get(name)]
     if differs:

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 from stream_api import cli
 from stream_api.ledger.uploads import Ledger
-from stream_api.load import feeder, loader
+from stream_api.load import feeder, loader, recorder
 from stream_api.storage import cleanup
 
 #: Where a worker can be killed, in the order in which a load comes by: what is called there, and whether before or
@@ -31,8 +31,8 @@ PLACES: Final[dict[str, tuple[Any, str, Literal["before", "after"]]]] = {
     "after the taking": (Ledger, "take", "after"),
     "before a segment": (feeder, "claim_segment", "before"),
     "inside a COPY": (feeder.Lane, "_binary", "after"),
-    "between COPY and ledger row": (feeder, "record_segment", "before"),
-    "between COPY and commit": (feeder, "record_segment", "after"),
+    "between COPY and ledger row": (recorder, "record_segment", "before"),
+    "between COPY and commit": (recorder, "record_segment", "after"),
     "after a commit": (feeder.Lane, "_load", "after"),
     "after the last commit": (Ledger, "complete", "before"),
     "between end state and status": (loader.Loader, "_settle", "before"),

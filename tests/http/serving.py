@@ -24,8 +24,10 @@ from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.signals import Signals
 from stream_api.ledger.outbox import Outbox
 from stream_api.ledger.pool import open_pool
+from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
+from stream_api.load.answering import RejectsReader
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
 from stream_api.storage.cleanup import clean_up_ended
@@ -114,6 +116,7 @@ async def serve(
                 rows=ledger,
                 queue=queue,
                 manifests=manifests,
+                rejects=RejectsReader(store, RejectsLedger(pool)),
                 send_webhook=Outbox(pool).rearm,
                 signals=signals,
                 announce=announce,

@@ -20,11 +20,12 @@ from stream_api.jobs.janitor import Janitor, Tidied
 from stream_api.jobs.lock import Held
 from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.pool import open_pool
+from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.rows import Intake
 from stream_api.ledger.uploads import Ended, Ledger, Taken
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
-from stream_api.storage.keys import data_key, manifest_key, pending_key
+from stream_api.storage.keys import data_key, manifest_key, new_rejects_key, pending_key
 from stream_api.storage.manifests import Manifest, mark_pending, write_manifest
 from stream_api.storage.objects import ObjectStore, open_object_store
 
@@ -116,6 +117,20 @@ class Bench:
         )
         await connection.close()
 
+    async def name_rejects(self, upload_id: UUID, segment: int, key: str) -> None:
+        """A committed segment whose ledger row names rejects."""
+        connection = await asyncpg.connect(self.settings.database_url.get_secret_value())
+        await connection.execute(
+            "INSERT INTO stream_api.segments (upload_id, number, table_oid, start_byte, end_byte, first_line, lines,"
+            " rows_read, rows_inserted, rows_updated, rows_skipped, committed_at, rejects_key)"
+            " VALUES ($1, $2::bigint, 'webhook_events'::regclass, $2::bigint * 9, $2::bigint * 9 + 9, 1, 1, 1, 1, 0, 0,"
+            " now(), $3)",
+            upload_id,
+            segment,
+            key,
+        )
+        await connection.close()
+
     async def multipart(self, upload_id: UUID) -> tuple[str, str]:
         key = data_key(upload_id)
         multipart_id = await self.store.create_multipart(key)
@@ -134,6 +149,7 @@ async def open_bench(settings: Settings) -> AsyncIterator[Bench]:
             settings,
             store=store,
             ledger=ledger,
+            rejects=RejectsLedger(pool),
             expiry=Expiry(pool),
             statuses=StatusStore(redis, ttl_seconds=60),
             redis=redis,
@@ -288,6 +304,22 @@ async def test_data_of_ended_uploads_goes_and_that_of_failed_and_running_ones_st
     gone = {manifest.key for manifest in done} | {pending_key(manifest.upload_id) for manifest in done}
     assert await bench.keys() == before - gone
     assert {manifest.key for manifest in kept} <= before - gone
+
+
+async def test_rejects_that_no_ledger_row_names(each: Bench) -> None:
+    manifest = await each.run_load("processing")
+    named, other = (new_rejects_key(manifest.upload_id, 0) for _ in range(2))
+    late, stranger = new_rejects_key(manifest.upload_id, 1), new_rejects_key(uuid4(), 0)
+    for key in (named, other, late, stranger):
+        await each.store.put(key, b"x")
+    await each.name_rejects(manifest.upload_id, 0, named)
+    assert await each.tidy() == Tidied()
+    # One whose transaction has committed in the meantime.
+    await each.name_rejects(manifest.upload_id, 1, late)
+    before = await each.keys()
+    assert await each.tidy(later=1.1 * HOUR) == Tidied(rejects=2)
+    assert await each.keys() == before - {other, stranger}
+    assert await each.tidy(later=1.1 * HOUR) == Tidied()
 
 
 @pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])

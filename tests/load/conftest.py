@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import hashlib
+import io
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,8 +20,10 @@ import pytest
 from stream_api.config import Settings
 from stream_api.dialects.dialect import Dialect
 from stream_api.ledger.pool import Pool, open_pool
+from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
+from stream_api.load.answering import RejectsReader
 from stream_api.load.loader import Loader
 from stream_api.load.pipeline import Pipeline
 from stream_api.load.reporting import Reporter
@@ -80,7 +84,12 @@ class Loading:
     announced: list[UploadRow]
 
     async def stored(
-        self, data: bytes, *, segment_bytes: int | None = None, dialect: Dialect | None = None
+        self,
+        data: bytes,
+        *,
+        segment_bytes: int | None = None,
+        dialect: Dialect | None = None,
+        max_rejects: str | None = None,
     ) -> Manifest:
         """Put a file where Stage 1 would; without a dialect, as it did before there were any."""
         upload_id = uuid4()
@@ -97,12 +106,24 @@ class Loading:
             callback_url=None,
             fields={},
             segment_bytes=segment_bytes or self.settings.segment_bytes,
+            max_rejects=max_rejects,
             created_at=datetime.now(UTC),
             dialect=dialect or Dialect(),
         )
         await mark_pending(self.store, upload_id)
         await write_manifest(self.store, manifest)
         return manifest
+
+    async def rejects(self, upload_id: UUID) -> list[dict[str, str]]:
+        """What `GET /upload/{id}/rejects` answers, line by line."""
+        reader = RejectsReader(self.store, RejectsLedger(self.pool))
+        text = b"".join([chunk async for chunk in reader.as_csv(upload_id)]).decode()
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+
+    async def original(self, upload_id: UUID) -> bytes:
+        """The same with `?format=original`."""
+        reader = RejectsReader(self.store, RejectsLedger(self.pool))
+        return b"".join([chunk async for chunk in reader.original(upload_id)])
 
     async def load(self, manifest: Manifest) -> UploadRow:
         """Load and return the upload's row."""

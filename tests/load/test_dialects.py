@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from typing import Any
 
 import pytest
 from backports import zstd
@@ -16,7 +17,7 @@ from tests.load.conftest import HEADER, Loading, event, events, open_loading
 from tests.support.settings import change
 
 
-async def loaded(loading: Loading, data: bytes, given: Given | None = None, **stored: int) -> UploadRow:
+async def loaded(loading: Loading, data: bytes, given: Given | None = None, **stored: Any) -> UploadRow:
     """Load a file in the dialect that is found for it."""
     dialect = detect(data[:HEAD_BYTES], whole=len(data) <= HEAD_BYTES, given=given or Given())
     return await loading.load(await loading.stored(data, dialect=dialect, **stored))

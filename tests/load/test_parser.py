@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_api.dialects.dialect import Dialect, Encoding
-from stream_api.load.model import Rejection, Rows
+from stream_api.load.model import Rows
 from stream_api.load.parser import Parser, _Parsing
+from stream_api.load.rejects import Rejection
 from tests.load import reference
 from tests.load.test_cutter import PLAIN, cut, encodings
 from tests.load.test_grammar import any_csv, csv_bytes, dialects, in_dialect

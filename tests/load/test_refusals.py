@@ -174,7 +174,6 @@ async def test_a_table_that_changes_while_it_is_loaded(
         ("25P02", "database_refused"),
         ("XX000", "database_refused"),
         ("HV000", "database_refused"),
-        ("P0001", "constraint_violated"),
     ],
 )
 async def test_an_error_that_does_not_pass_is_never_called_one_of_ours(

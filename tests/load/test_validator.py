@@ -10,7 +10,8 @@ import pytest
 
 from stream_api.errors import Failure
 from stream_api.load.judge import Judge, Question, Refusal
-from stream_api.load.model import Encoded, Rejection
+from stream_api.load.model import Encoded
+from stream_api.load.rejects import Rejection
 from stream_api.load.validator import Validator
 from tests.load.values import (
     connected,
@@ -66,7 +67,7 @@ async def test_a_clean_batch_asks_nobody_and_is_all_binary(empty_database: str) 
     rows = make_rows(plan, [event(n, amount=None, status="") for n in range(100)])
     encoded = await Validator(plan, NobodyAsked(), run).validate(rows)
     assert len(calls) == 1
-    assert (encoded.csv, encoded.rejections, encoded.read) == (b"", [], 100)
+    assert (encoded.csv, list(encoded.rejections), encoded.read) == (b"", [], 100)
     assert encoded.binary_lines.tolist() == list(range(2, 102))
     assert encoded.span == rows.batch.span
 
@@ -96,8 +97,8 @@ async def test_good_bad_and_odd_rows_of_one_batch(empty_database: str) -> None:
         (10, "occurred_at", "date_out_of_range"),
     ]
     assert [rejection.offset for rejection in encoded.rejections] == [200, 400, 500, 700, 900]
-    assert encoded.rejections[0].reason == 'invalid input syntax for type uuid: "nope"'
-    assert encoded.rejections[1].reason == 'null value in column "event_type" violates not-null constraint'
+    assert next(iter(encoded.rejections)).reason == 'invalid input syntax for type uuid: "nope"'
+    assert list(encoded.rejections)[1].reason == 'null value in column "event_type" violates not-null constraint'
     assert encoded.binary_lines.tolist() == [2, 9, 11]
     assert encoded.csv_lines.tolist() == [4, 7]
     assert [row["id"].int for row in stored] == [0, 2, 5, 7, 9]
@@ -148,14 +149,14 @@ async def test_rejections_of_the_parser_keep_their_place(empty_database: str) ->
         encoded = await make_validator(plan, pool).validate(rows)
     assert [rejection.offset for rejection in encoded.rejections] == [50, 200, 9_900]
     assert encoded.read == 4 == len(encoded.binary_lines) + len(encoded.rejections)
-    assert rows.rejections == [early, late]
+    assert list(rows.rejections) == [early, late]
 
 
 async def test_batches_without_good_rows_or_without_rows(empty_database: str) -> None:
     async with connected(empty_database) as pool:
         await pool.execute(_EVENTS)
         encoded = await validate(pool, "events", [])
-        assert (encoded.binary, encoded.csv, encoded.rejections, encoded.size_bytes) == ((), b"", [], 0)
+        assert (encoded.binary, encoded.csv, list(encoded.rejections), encoded.size_bytes) == ((), b"", [], 0)
         encoded = await validate(pool, "events", [event(n, id="x") for n in range(3)])
         assert (encoded.binary, encoded.csv, len(encoded.rejections)) == ((), b"", 3)
         encoded = await validate_and_load(pool, "events", [event(0, amount="1e1")])
@@ -259,7 +260,7 @@ async def test_codes(empty_database: str, type_name: str, value: str | None, cod
         await pool.execute(f"{_TYPES} CREATE TABLE t (n int, v {type_name})")
         encoded = await validate(pool, "t", [("1", value)])
     assert told(encoded) == [(2, "v", code)]
-    assert encoded.rejections[0].reason
+    assert next(iter(encoded.rejections)).reason
 
 
 async def test_a_table_of_types_without_a_binary_form_goes_by_csv(empty_database: str) -> None:
@@ -310,7 +311,7 @@ async def test_a_trigger_may_fill_what_is_missing(empty_database: str) -> None:
             CREATE TRIGGER fill BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION fill();
         """)
         encoded = await validate_and_load(pool, "t", [("1", None)])
-        assert encoded.rejections == []
+        assert list(encoded.rejections) == []
         assert await pool.fetchval("SELECT name FROM t") == "filled"
 
 

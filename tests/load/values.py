@@ -16,7 +16,8 @@ from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.plan import Plan, make_plan
 from stream_api.ledger.pool import SESSION_SETTINGS, Connection, Pool
 from stream_api.load.judge import Judge
-from stream_api.load.model import Batch, Encoded, Rejection, Rows
+from stream_api.load.model import Batch, Encoded, Rows
+from stream_api.load.rejects import Rejection, Rejects
 from stream_api.load.validator import Validator
 
 Record = Sequence[str | None]
@@ -46,9 +47,9 @@ def make_rows(plan: Plan, records: Iterable[Record], rejections: Sequence[Reject
         [pa.array(column, pa.string()) for column in columns], names=list(plan.column_names)
     )
     read = len(rows) + len(rejections)
-    batch = Batch(0, 0, 1, b"", np.zeros(0, np.int64), read, ends_segment=True)
     numbers = np.arange(len(rows), dtype=np.int64)
-    return Rows(batch, read, table, numbers + 2, (numbers + 1) * 100, list(rejections))
+    batch = Batch(0, 100, 2, (b"r" * 99 + b"\n") * len(rows), (numbers + 1) * 100, read, ends_segment=True)
+    return Rows(batch, read, table, numbers + 2, (numbers + 1) * 100, Rejects.pack(rejections))
 
 
 def make_validator(plan: Plan, pool: Pool) -> Validator:

@@ -1,0 +1,69 @@
+"""What comes last in the transaction of a segment: too many rejects? then its rejects, then its ledger row."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+from uuid import UUID
+
+from stream_api.config import RejectLimit
+from stream_api.errors import Failure
+from stream_api.ledger.pool import Connection
+from stream_api.ledger.segments import Kept, SegmentFigures, count_rejected, record_segment
+from stream_api.load.rejects import Rejects
+
+#: Packed rejections up to this size lie in the ledger row itself: most segments have none or a few.
+IN_ROW_BYTES: Final = 16 * 1024
+
+
+class Recorder:
+    """Completes the ledger rows of one load.
+
+    :param table: of the plan, as SQL names it.
+    :param limit: more rejections than this fail the load; `None` for any number.
+    :param put: stores an object for the rejections of a segment, of which there are many, and returns its key: a new
+        one each time, so that what a transaction that was rolled back has stored is nobody's.
+    """
+
+    def __init__(
+        self,
+        upload_id: UUID,
+        table: str,
+        *,
+        limit: RejectLimit | None,
+        put: Callable[[int, bytes], Awaitable[str]],
+    ) -> None:
+        self._upload_id = upload_id
+        self._table = table
+        self._limit = limit
+        self._put = put
+
+    async def record(self, connection: Connection, figures: SegmentFigures, rejects: Rejects, header: bytes) -> None:
+        """Complete the ledger row in the caller's transaction.
+
+        :raises Failure: `too_many_rejects`; those of the store and of `record_segment`.
+        """
+        if self._limit is not None and rejects:
+            read, failed = await count_rejected(connection, self._upload_id)
+            check_rejects(self._limit, read + figures.rows_read, failed + figures.rows_failed, final=False)
+        if len(rejects.packed) > IN_ROW_BYTES:
+            # Before the commit: a ledger row never names what is not there.
+            kept = Kept(rejects_key=await self._put(figures.number, rejects.packed), header=header or None)
+        else:
+            kept = Kept(rejects=rejects.packed or None, header=header or None)
+        await record_segment(connection, self._upload_id, figures, self._table, kept)
+
+
+def check_rejects(limit: RejectLimit, read: int, failed: int, *, final: bool) -> None:
+    """Compare what was rejected with the limit.
+
+    :param final: these are the figures of the whole file.
+    :raises Failure: `too_many_rejects`.
+    """
+    if limit.exceeded(read, failed, final=final):
+        detail = (
+            f"{failed} of the {read} rows read so far were rejected, and the limit is {limit}. What is loaded stays. "
+            "GET /upload/{id}/rejects says what is wrong with them; mend the file and upload it again, with a higher "
+            "maxRejects or without one."
+        )
+        raise Failure("too_many_rejects", detail, rowsRead=read, rowsFailed=failed, limit=str(limit))
