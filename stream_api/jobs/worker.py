@@ -146,6 +146,9 @@ class JobWorker:
         Ends within about 15 s, whatever state Redis and the jobs are in.
         """
         self._stopping.set()
+        if self._worker is not None:
+            # Before anything is handed back: BullMQ's idle wait would take it again, and nobody would run it.
+            _take_no_more(self._worker)
         for running in self._running:
             running.cancel("shutdown")
         if self._supervisor is not None:
@@ -207,11 +210,8 @@ class JobWorker:
             log.exception("jobs.worker_crashed")
 
     async def _close(self, worker: Any, serving: asyncio.Task[None]) -> None:
-        """End BullMQ's worker with everything it started, in bounded time.
-
-        `worker.close()` cannot be cancelled, and waits without end for Redis to answer; its tasks can.
-        """
-        closing = asyncio.create_task(worker.close(), name="bullmq-close")
+        """End BullMQ's worker with everything it started, in bounded time."""
+        closing = asyncio.create_task(end_bullmq(worker), name="bullmq-close")
         # The jobs come first: they need some time to stop, and their locks are renewed as long as BullMQ lives.
         deadline = time.monotonic() + _CANCEL_SECONDS + _HAND_BACK_SECONDS
         while not (closing.done() and serving.done()) and time.monotonic() < deadline:
@@ -225,6 +225,7 @@ class JobWorker:
                 break
             worker.cancelProcessing()
             serving.cancel()
+            closing.cancel()
             await asyncio.wait({closing, serving}, timeout=_CLOSE_SECONDS / 3)
         for task in (closing, serving, *worker.processing):
             if not task.done():
@@ -393,6 +394,28 @@ class LoadWorker(JobWorker):
         except Failure as failure:
             # The reconciler finds it.
             log.warning("jobs.not_enqueued_again", upload_id=str(upload_id), code=failure.code)
+
+
+async def end_bullmq(worker: Any) -> None:
+    """What `worker.close()` of BullMQ does, but that this can be cancelled.
+
+    That one waits without end for Redis to answer, and when the task in which it does so is cancelled, as at the end of
+    the event loop, it goes round and round for ever, with all of a core and more and more memory (bullmq 3.4.4).
+    """
+    _take_no_more(worker)
+    if worker.processing:
+        await asyncio.wait(worker.processing)
+    await worker.lockManager.close()
+    await worker.backend.close(force=False)
+    worker.closed = True
+
+
+def _take_no_more(worker: Any) -> None:
+    """Have BullMQ's worker take no further job."""
+    worker.closing, worker.paused = True, False
+    worker.resume_event.set()
+    if worker.waiting is not None:
+        worker.waiting.cancel()
 
 
 def _worker_url(url: str) -> str:

@@ -12,7 +12,7 @@ from stream_api.errors import Failure, RunLost
 from stream_api.flow.jitter import full_jitter
 from stream_api.jobs import worker as worker_module
 from stream_api.jobs.queue import LoadQueue
-from stream_api.jobs.worker import Backoff, LoadWorker, _worker_url
+from stream_api.jobs.worker import Backoff, LoadWorker, _worker_url, end_bullmq
 from tests.jobs.conftest import Calls, eventually, job_keys, until_idle, working
 from tests.support.settings import change
 
@@ -96,7 +96,13 @@ async def test_a_job_that_was_kept_by_something_else_is_brought_back(
         return await redis.zscore(f"stream-api:loads:{state}", str(upload_id)) is not None
 
     await eventually(is_kept)
-    await old.close()
+    ending = asyncio.create_task(end_bullmq(old))
+    while not ending.done():
+        # As our worker does: a time-out of redis-py can swallow a cancellation.
+        await asyncio.wait({ending}, timeout=0.1)
+        if old.waiting is not None:
+            old.waiting.cancel()
+    await ending
     await kept.close()
 
     await queue.enqueue(upload_id)
