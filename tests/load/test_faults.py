@@ -161,6 +161,7 @@ async def test_a_worker_that_is_cut_off_does_not_block_its_successor(behind: Beh
 
 async def test_a_cancelled_load_leaves_the_rest_to_the_next(behind: Behind) -> None:
     manifest = await behind.stored()
+    await behind.postgres.throttle(500_000, "up")
     load = await behind.begun(manifest)
     load.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -170,6 +171,7 @@ async def test_a_cancelled_load_leaves_the_rest_to_the_next(behind: Behind) -> N
     assert row is not None
     assert row.state == "processing"
     assert 0 < await behind.direct.count() == row.rows_inserted < ROWS
+    await behind.postgres.restore()
     await finishes(behind.loading, manifest)
 
 
