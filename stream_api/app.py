@@ -20,6 +20,7 @@ import structlog
 from redis.asyncio import Redis
 
 from stream_api.config import Settings
+from stream_api.datasets.dataset import Datasets, built_in
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.stopping import Stopping
@@ -89,6 +90,7 @@ class Services:
     outbox: Outbox
     webhooks: WebhookQueue
     signals: Signals
+    datasets: Datasets
 
     @property
     def checks(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
@@ -155,7 +157,19 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         signals = Signals(redis)
         receiving = asyncio.create_task(signals.run(), name="signals")
         stack.push_async_callback(cancel_and_wait, receiving)
-        yield Services(settings, store, pool, Ledger(pool), statuses, queue, redis, Outbox(pool), webhooks, signals)
+        yield Services(
+            settings,
+            store,
+            pool,
+            Ledger(pool),
+            statuses,
+            queue,
+            redis,
+            Outbox(pool),
+            webhooks,
+            signals,
+            built_in(settings.target_table),
+        )
 
 
 @asynccontextmanager
@@ -193,6 +207,7 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             pool=services.pool,
             ledger=services.ledger,
             reporter=Reporter(services.statuses),
+            datasets=services.datasets,
             run_in_thread=run_in_thread,
             announce=services.announce,
         )
@@ -245,6 +260,7 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             KeyClaims(services.redis),
             services.ledger.is_expired,
             max_file_bytes=settings.max_file_bytes,
+            datasets=services.datasets,
         )
 
         async def receive(
@@ -263,7 +279,7 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             signals=services.signals,
             announce=services.announce,
             clean_up=services.clean_up,
-            target_table=settings.target_table,
+            datasets=services.datasets,
             max_wait_seconds=settings.max_wait_seconds,
             checks=services.checks,
             stopping=stopping,

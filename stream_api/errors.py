@@ -40,6 +40,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "too_many_fields": ErrorCode(413, "The form has too many fields"),
     "callback_url_invalid": ErrorCode(422, "callbackUrl is not a valid http or https URL"),
     "dialect_invalid": ErrorCode(422, "A form field about the dialect is not valid"),
+    "option_invalid": ErrorCode(422, "A form field about the load is not valid"),
     "max_rejects_invalid": ErrorCode(422, "maxRejects is neither a number of rows nor a share"),
     "dataset_unknown": ErrorCode(422, "There is no such dataset"),
     "idempotency_key_invalid": ErrorCode(400, "The Idempotency-Key is not valid"),

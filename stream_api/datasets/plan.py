@@ -47,10 +47,13 @@ _SHOWN_CHARACTERS: Final = 80
 
 
 class PlanColumn(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A column of the file and where it goes.
+    """A column of the table, and where its values come from.
 
     :param name: the table's column.
-    :param source: the column as the file's header names it.
+    :param source: what a rejection names: the column as the file's header has it; without one, the table's.
+    :param position: number of the file's column, from 0; `None` where the value is `constant` or `computed`.
+    :param constant: the same value for every row, as text; `None` is NULL.
+    :param computed: what of the row's place is the value: the line on which its record begins, or its segment.
     :param kind: what the values are read as.
     :param type: the column's type for SQL, with its modifier: `numeric(12,2)`.
     :param code: of a rejection, see `ValueCode`.
@@ -70,6 +73,9 @@ class PlanColumn(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     precision: int | None = None
     scale: int | None = None
     labels: tuple[str, ...] = ()
+    position: int | None = None
+    constant: str | None = None
+    computed: Literal["line", "segment"] | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, rename="camel"):
@@ -77,7 +83,8 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
 
     :param dataset: name of the dataset.
     :param table_schema: and `table_name`: the table's name, in its two parts, unquoted (asyncpg quotes them itself).
-    :param columns: one for each column of the file, in the file's order.
+    :param fields: the columns of the file, as its header names them.
+    :param columns: those of the table that are filled.
     :param copy_format: `binary` when every column has an exact binary form.
     :param encoding: of the database; other than UTF8 it may be unable to store a character.
     :param dialect: of the file.
@@ -87,6 +94,7 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     dataset: str
     table_schema: str
     table_name: str
+    fields: tuple[str, ...]
     columns: tuple[PlanColumn, ...]
     copy_format: Literal["binary", "csv"]
     encoding: str = "UTF8"
@@ -101,7 +109,7 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """The table's columns that the file fills, in the file's order, unquoted."""
+        """The table's columns that are filled, unquoted."""
         return tuple(column.name for column in self.columns)
 
     def encode(self) -> bytes:
@@ -156,12 +164,15 @@ def make_plan(
             generated=generated,
         )
     columns = tuple(
-        _plan_column(column, source, table) for source, column in zip(header, found, strict=True) if column is not None
+        _plan_column(column, source, table, position)
+        for position, (source, column) in enumerate(zip(header, found, strict=True))
+        if column is not None
     )
     return Plan(
         dataset=dataset,
         table_schema=table.schema,
         table_name=table.name,
+        fields=tuple(header),
         columns=columns,
         copy_format="binary" if all(column.kind in _BINARY for column in columns) else "csv",
         encoding=table.encoding,
@@ -179,7 +190,7 @@ def check_plan(plan: Plan, table: Table) -> None:
     :raises Failure: `table_changed`, naming what changed.
     """
     try:
-        now = make_plan(table, plan.dataset, [c.source for c in plan.columns])
+        now = make_plan(table, plan.dataset, plan.fields)
     except Failure as exc:
         msg = f"Table {table.sql_name} has changed since this load began. {exc.detail} {_CHANGE_BACK}"
         raise Failure("table_changed", msg, **exc.extra) from exc
@@ -216,7 +227,7 @@ def _must_be_given(column: Column, table: Table) -> bool:
     return column.not_null and not (column.has_default or column.generated or table.before_insert)
 
 
-def _plan_column(column: Column, source: str, table: Table) -> PlanColumn:
+def _plan_column(column: Column, source: str, table: Table, position: int) -> PlanColumn:
     return PlanColumn(
         name=column.name,
         source=source,
@@ -230,6 +241,7 @@ def _plan_column(column: Column, source: str, table: Table) -> PlanColumn:
         precision=column.precision,
         scale=column.scale,
         labels=column.labels,
+        position=position,
     )
 
 

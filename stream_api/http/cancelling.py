@@ -60,7 +60,7 @@ async def _cancel(collaborators: Collaborators, upload_id: UUID) -> tuple[Manife
     except Failure as failure:
         unreadable = failure
     if manifest is not None:
-        intake = intake_of(manifest, table=collaborators.target_table)
+        intake = intake_of(manifest, collaborators.datasets)
     else:
         known = await collaborators.rows.get(upload_id)
         if known is None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from stream_api.datasets.dataset import Datasets
 from stream_api.flow.stopping import Stopping
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.status.record import StatusRecord
@@ -89,7 +90,7 @@ class Collaborators:
     :param signals: of the ends of uploads, and to the workers of those that are cancelled.
     :param announce: tells whoever waits for it that an upload has ended. Raises nothing.
     :param clean_up: removes what an upload in this end state needs no more; raises `Failure` of the store or ledger.
-    :param target_table: of the built-in dataset.
+    :param datasets: those that uploads may name.
     :param max_wait_seconds: the longest that a request waits for the end of an upload.
     :param checks: for `/readyz`: the name of each service and what raises when it cannot be used.
     :param stopping: the end of the process: what waits for long is answered then.
@@ -105,7 +106,7 @@ class Collaborators:
     signals: Signals
     announce: Callable[[UploadRow], Awaitable[None]]
     clean_up: Callable[[Manifest, UploadRow], Awaitable[None]]
-    target_table: str
+    datasets: Datasets
     max_wait_seconds: float
     checks: Mapping[str, Callable[[], Awaitable[object]]]
     stopping: Stopping

@@ -72,6 +72,8 @@ _SET_PLAN: Final = """
 UPDATE stream_api.uploads AS upload
 SET plan = CASE WHEN EXISTS (SELECT FROM stream_api.segments WHERE upload_id = upload.id AND table_oid IS NOT NULL)
                 THEN coalesce(plan, $3::json) ELSE $3::json END,
+    target_table = CASE WHEN EXISTS (SELECT FROM stream_api.segments WHERE upload_id = upload.id
+                                     AND table_oid IS NOT NULL) THEN target_table ELSE $4 END,
     updated_at = now()
 WHERE id = $1 AND run = $2 AND state = 'processing'
 RETURNING plan::text
@@ -258,15 +260,16 @@ class Ledger:
                     raise Failure("upload_gone", "The upload is expired: its data is no longer stored.")
                 return UploadRow.from_record(row)
 
-    async def set_plan(self, upload_id: UUID, run: int, plan: bytes) -> bytes:
+    async def set_plan(self, upload_id: UUID, run: int, plan: bytes, table: str) -> bytes:
         """Store the plan of a load, unless it has one by which segments were loaded.
 
         :param plan: JSON.
+        :param table: that of the plan, as SQL names it; the upload's from now on.
         :returns: the plan that stands, byte for byte as it was stored.
         :raises RunLost: the run is over.
         """
         async with using(self._pool) as connection:
-            stored: str | None = await connection.fetchval(_SET_PLAN, upload_id, run, plan.decode())
+            stored: str | None = await connection.fetchval(_SET_PLAN, upload_id, run, plan.decode(), table)
         if stored is None:
             raise RunLost(f"run {run} of upload {upload_id} is over")
         return stored.encode()

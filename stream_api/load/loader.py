@@ -15,6 +15,7 @@ import structlog
 
 from stream_api.config import RejectLimit, Settings
 from stream_api.datasets.catalogue import read_table
+from stream_api.datasets.dataset import Datasets, find_dataset
 from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure, RunLost
@@ -58,6 +59,7 @@ class Loader:
     """Loads uploads, each as often as it is asked to and each segment once.
 
     :param store, pool, ledger: stay the caller's.
+    :param datasets: those that there are.
     :param reporter: keeps the status records; its failures do not concern a load.
     :param run_in_thread: the process's pool of threads for parsing and encoding.
     :param announce: called with the row of an upload that has ended, perhaps more than once: tells who waits for it.
@@ -73,6 +75,7 @@ class Loader:
         pool: Pool,
         ledger: Ledger,
         reporter: Reporter,
+        datasets: Datasets,
         run_in_thread: RunInThread,
         announce: Callable[[UploadRow], Awaitable[None]],
         started: Callable[[UUID, Pipeline], None] = lambda _upload_id, _pipeline: None,
@@ -82,6 +85,7 @@ class Loader:
         self._pool = pool
         self._ledger = ledger
         self._reporter = reporter
+        self._datasets = datasets
         self._run_in_thread = run_in_thread
         self._announce = announce
         self._started = started
@@ -141,9 +145,7 @@ class Loader:
                 async with self._slots.hold(upload_id, manifest.dataset, only_run=run) as slot:
                     step = "take"
                     # Another worker that has taken the load in the meantime keeps it.
-                    taken = await self._ledger.take(
-                        intake_of(manifest, table=self._settings.target_table), only_run=run
-                    )
+                    taken = await self._ledger.take(intake_of(manifest, self._datasets), only_run=run)
                     step = "load"
                     if isinstance(taken, Ended):
                         if run is not None and taken.row.run != run:
@@ -260,9 +262,8 @@ class Loader:
             sizes, limits = Sizes.of(self._settings, manifest.segment_bytes), self._limits(plan.max_record_bytes)
             parser = Parser(
                 plan.dialect,
-                plan.column_names,
+                plan.fields,
                 self._settings.max_value_bytes,
-                [column.source for column in plan.columns],
             )
             make_cutter = partial(sizes.cutter, plan.dialect, limits)
             lane = partial(
@@ -334,10 +335,10 @@ class Loader:
     async def _plan(self, manifest: Manifest, taken: Taken) -> Plan:
         """The plan by which segments were loaded, if the table still fits it; otherwise one made of the header.
 
-        As long as nothing is loaded a plan binds nobody: whoever changes the table and retries gets a new one.
+        As long as nothing is loaded a plan binds nobody: whoever changes table or dataset and retries gets a new one.
         """
         stored = Plan.decode(taken.plan) if taken.plan is not None and taken.segments else None
-        target = stored.table if stored else self._settings.target_table
+        target = find_dataset(self._datasets, manifest.dataset).table if stored is None else stored.table
         with translated():
             async with self._pool.acquire() as connection:
                 with translated(connection), refusals(target, connection):
@@ -348,7 +349,7 @@ class Loader:
         limits = self._limits(None)
         header = await self._source(manifest, manifest.dialect).read_header(limits)
         plan = make_plan(table, manifest.dataset, header, dialect=manifest.dialect, max_record_bytes=limits.record)
-        return Plan.decode(await self._ledger.set_plan(manifest.upload_id, taken.run, plan.encode()))
+        return Plan.decode(await self._ledger.set_plan(manifest.upload_id, taken.run, plan.encode(), target))
 
     def _source(self, manifest: Manifest, dialect: Dialect) -> Source:
         return Source(self._store, manifest, dialect, self._settings, self._run_in_thread)
@@ -366,15 +367,13 @@ class Loader:
         )
 
 
-def intake_of(manifest: Manifest, *, table: str) -> Intake:
-    """What an upload's row is made of.
-
-    :param table: the target table of its dataset.
-    """
+def intake_of(manifest: Manifest, datasets: Datasets) -> Intake:
+    """What an upload's row is made of. Of a dataset that is no longer there the name stands for the table as well."""
+    dataset = datasets.get(manifest.dataset)
     return Intake(
         upload_id=manifest.upload_id,
         dataset=manifest.dataset,
-        table=table,
+        table=manifest.dataset if dataset is None else dataset.table,
         size_bytes=manifest.size_bytes,
         segment_bytes=manifest.segment_bytes,
         callback_url=manifest.callback_url,

@@ -95,8 +95,8 @@ class Rows:
 
     :param batch: where they come from.
     :param read: records in the batch that count as rows (neither blank nor the header).
-    :param table: one string column for each column of the plan, in the file's order and by the plan's names;
-        an empty unquoted field is null, a quoted empty one is `''`. Valid UTF-8 without NUL.
+    :param table: one string column for each column of the file, in its order, named by its number; an empty unquoted
+        field is null, a quoted empty one is `''`. Valid UTF-8 without NUL.
     :param lines: for each row of `table`, the line on which it begins.
     :param offsets: for each row of `table`, the byte of the decoded file at which it begins.
     :param rejections: the records that did not become rows, in the file's order.

@@ -32,21 +32,19 @@ _REASONS: Final = {
 class Parser:
     """Parses batches whose records have these columns.
 
-    :param columns: their names, in the file's order.
-    :param sources: as the header names them, for rejections; where that is the same, nothing.
+    :param columns: their names, in the file's order, for rejections.
     :param max_value_bytes: of a field, in UTF-8; a longer one costs its record.
     """
 
     dialect: Dialect
     columns: Sequence[str]
     max_value_bytes: int = sys.maxsize
-    sources: Sequence[str] = ()
     grammar: Grammar = field(init=False, repr=False)
     schema: pa.Schema = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.grammar = Grammar.of(self.dialect)
-        self.schema = pa.schema([(name, pa.string()) for name in self.columns])
+        self.schema = pa.schema([(str(number), pa.string()) for number in range(len(self.columns))])
 
     def parse(self, batch: Batch) -> Rows:
         """The rows of `batch`; holds the GIL only in short stretches.
@@ -234,7 +232,7 @@ class _Parsing:
         if not self.kept.size or int((self.ends - self.starts).max()) <= limit:
             return table
         long = np.zeros(table.num_rows, np.bool_)
-        for name, column in zip(self.parser.sources or self.schema.names, table.columns, strict=True):
+        for name, column in zip(self.parser.columns, table.columns, strict=True):
             texts: Any = column  # the stubs know a table's columns as arrays of anything
             lengths = pc_compute.fill_null(pc_compute.binary_length(texts), 0).to_numpy()
             for row in np.flatnonzero((lengths > limit) & ~long).tolist():

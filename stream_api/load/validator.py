@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stream_api.datasets.plan import Plan, PlanColumn
 from stream_api.load.columns.base import Bools, as_bools
@@ -56,12 +57,14 @@ class _Asked:
 class _Checked:
     """A batch after the fast path.
 
+    :param texts: the columns of the plan as text.
     :param arrays: the typed columns; `None` for those that have no binary form.
     :param blamed: for each row the first column, by number, known to be at fault; the number of columns if none.
     :param asked: what only Postgres can tell.
     """
 
     rows: Rows
+    texts: list[pa.StringArray]
     arrays: list[pa.Array[Any] | None]
     blamed: npt.NDArray[np.intp]
     asked: list[_Asked]
@@ -105,10 +108,12 @@ class Validator:
     def _check(self, rows: Rows) -> _Checked:
         none = len(self._columns)
         blamed = np.full(rows.table.num_rows, none, np.intp)
+        texts: list[pa.StringArray] = []
         arrays: list[pa.Array[Any] | None] = []
         asked: list[_Asked] = []
         for number, (column, reader) in enumerate(zip(self._columns, self._readers, strict=True)):
-            values = cast("pa.StringArray", rows.table.column(number))
+            values = _values(column, rows)
+            texts.append(values)
             typed = reader(values)
             arrays.append(typed.array)
             # What an earlier column is to blame for needs no further question.
@@ -121,7 +126,7 @@ class Validator:
                 else:
                     question = Question(column.type, None)
                     asked += [_Asked(int(row), number, question) for row in np.flatnonzero(empty)]
-        return _Checked(rows, arrays, blamed, asked)
+        return _Checked(rows, texts, arrays, blamed, asked)
 
     def _encode(self, checked: _Checked, refusals: dict[Question, Refusal]) -> Encoded:
         rows, blamed = checked.rows, checked.blamed
@@ -142,7 +147,7 @@ class Validator:
             read=rows.read,
             binary=self._encode_binary(checked.arrays, by_binary),
             binary_lines=rows.lines[by_binary],
-            csv=encode_csv(rows.table.filter(pa.array(by_csv))) if by_csv.any() else b"",
+            csv=encode_csv(_rows_of(checked.texts, by_csv)) if by_csv.any() else b"",
             csv_lines=rows.lines[by_csv],
             rejections=self._reject(rows, blamed, reasons),
             header=rows.batch.header,
@@ -176,6 +181,21 @@ class Validator:
                 else:
                     code, reason = rejection_code(column, refusal.sqlstate), refusal.message
                 yield Rejection(line, offset, column.source, code, reason, record)
+
+
+def _values(column: PlanColumn, rows: Rows) -> pa.StringArray:
+    """A column of the plan as text."""
+    if column.position is not None:
+        return cast("pa.StringArray", rows.table.column(column.position))
+    if column.computed == "line":
+        return cast("pa.StringArray", pc.cast(pa.array(rows.lines), pa.string()))
+    value = str(rows.batch.segment) if column.computed == "segment" else column.constant
+    return pa.repeat(pa.scalar(value, pa.string()), rows.table.num_rows)
+
+
+def _rows_of(texts: list[pa.StringArray], keep: Bools) -> pa.RecordBatch:
+    names = [str(number) for number in range(len(texts))]
+    return pa.RecordBatch.from_arrays(list(texts), names=names).filter(pa.array(keep))
 
 
 def rejection_code(column: PlanColumn, sqlstate: str) -> str:

@@ -12,6 +12,7 @@ import msgspec
 
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
+from stream_api.options import Options
 from stream_api.storage.keys import PENDING_PREFIX, manifest_key, pending_key, upload_of_pending_key
 from stream_api.storage.objects import ObjectStore
 
@@ -28,6 +29,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     :param dialect: as found and given; the default is what manifests without one mean.
     :param segment_bytes: where the segments of this upload are cut, whatever the setting says later.
     :param max_rejects: as the client gave it, `100` or `5%`; `None` where the setting decides.
+    :param options: what else the client asked of the load.
     :param created_at: when the manifest was written, in UTC.
     :param version: of this format.
     """
@@ -46,6 +48,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     created_at: datetime
     dialect: Dialect = Dialect()
     max_rejects: str | None = None
+    options: Options = Options()
     version: int = 1
 
 

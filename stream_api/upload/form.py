@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -15,12 +15,14 @@ from aiohttp.web import RequestPayloadError
 from yarl import URL
 
 from stream_api.config import RejectLimit
+from stream_api.datasets.dataset import BUILT_IN, Datasets, find_dataset
 from stream_api.dialects.dialect import FORM_FIELDS, Given
 from stream_api.errors import Failure
+from stream_api.options import FORM_FIELDS as OPTIONS
+from stream_api.options import Options
 from stream_api.upload.client import ClientStream
 
 FILE_FIELD: Final = "file"
-DEFAULT_DATASET: Final = "webhook_events"
 MAX_CALLBACK_URL_CHARS: Final = 2048
 _MAX_CONTENT_TYPE_CHARS: Final = 255
 _TEXT_CHUNK_BYTES: Final = 8 * 1024
@@ -33,36 +35,38 @@ _NOT_IN_URLS: Final = re.compile(r"[\x00-\x20\x7f]")
 class Form:
     """The text fields of an upload, filled while they come and checked at once.
 
-    :param datasets: the names that `dataset` may have.
+    :param datasets: those that `dataset` may name.
     :param dialect: what the fields say about the dialect of the file.
+    :param options: what they ask of the load.
     """
 
-    datasets: Collection[str]
-    dataset: str = DEFAULT_DATASET
+    datasets: Datasets
+    dataset: str = BUILT_IN
     callback_url: str | None = None
     dialect: Given = field(default_factory=Given)
     max_rejects: str | None = None
-    #: Fields that the service does not know, and those about the dialect as they came.
+    options: Options = field(default_factory=Options)
+    #: Fields that the service does not know, and those about dialect and load as they came.
     fields: dict[str, str] = field(default_factory=dict)
 
     def set(self, name: str, value: str) -> None:
         """Take a text field.
 
-        :raises Failure: `callback_url_invalid`, `dataset_unknown`, `dialect_invalid` or `max_rejects_invalid`.
+        :raises Failure: `callback_url_invalid`, `dataset_unknown`, `dialect_invalid`, `option_invalid` or
+            `max_rejects_invalid`.
         """
         if name == "callbackUrl":
             self.callback_url = check_callback_url(value)
         elif name == "dataset":
-            if value not in self.datasets:
-                known = sorted(self.datasets)
-                raise Failure("dataset_unknown", f"There is no dataset {value!r}.", datasets=known)
-            self.dataset = value
+            self.dataset = find_dataset(self.datasets, value).name
         elif name == "maxRejects":
             self.max_rejects = _check_reject_limit(value)
         else:
             if name in FORM_FIELDS:
                 self.dialect = self.dialect.having(name, value)
                 self.dialect.check()
+            if name in OPTIONS:
+                self.options = self.options.having(name, value)
             self.fields[name] = value
 
 

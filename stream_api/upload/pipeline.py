@@ -13,7 +13,7 @@ queued, the others are on their way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ import structlog
 from aiohttp import BodyPartReader
 
 from stream_api.config import KIB, Settings
+from stream_api.datasets.dataset import Datasets
 from stream_api.dialects.detection import HEAD_BYTES, detect
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
@@ -36,7 +37,7 @@ from stream_api.storage.manifests import Manifest, read_manifest
 from stream_api.storage.objects import ObjectStore
 from stream_api.upload.claims import KeyClaims
 from stream_api.upload.client import Body, ClientStream, watch_client
-from stream_api.upload.form import DEFAULT_DATASET, Form, FormReader, content_type_of, file_name_of
+from stream_api.upload.form import Form, FormReader, content_type_of, file_name_of
 from stream_api.upload.ids import derived_upload_id, new_upload_id
 from stream_api.upload.leftovers import Leftovers
 from stream_api.upload.parts import CHUNK_BYTES, Part, PartCutter, too_large
@@ -90,7 +91,7 @@ class Uploads:
     claims: KeyClaims
     is_expiring: Callable[[UUID], Awaitable[bool]]
     max_file_bytes: int
-    datasets: Collection[str] = (DEFAULT_DATASET,)
+    datasets: Datasets
     #: Uploads under way, by the key of their data: several may have one id.
     active: dict[str, Progress] = field(default_factory=dict)
 
@@ -305,6 +306,7 @@ class _Upload:
             fields=self._form.fields,
             dialect=self._dialect,
             max_rejects=self._form.max_rejects,
+            options=self._form.options,
             segment_bytes=self._uploads.settings.segment_bytes,
             created_at=datetime.now(UTC),
         )

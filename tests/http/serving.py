@@ -14,6 +14,7 @@ import aiohttp
 from redis.asyncio import Redis
 
 from stream_api.config import Settings
+from stream_api.datasets.dataset import built_in
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.stopping import Stopping
 from stream_api.flow.tasks import cancel_and_wait
@@ -100,6 +101,7 @@ async def serve(
             await clean_up_ended(store, manifest, state=row.state, has_ended=ledger.has_ended)
 
         limit = settings.max_file_bytes if max_file_bytes is None else max_file_bytes
+        datasets = built_in(settings.target_table)
         uploads = Uploads(
             settings,
             store,
@@ -108,6 +110,7 @@ async def serve(
             KeyClaims(redis),
             ledger.is_expired,
             limit,
+            datasets,
         )
         app = make_web_app(
             Collaborators(
@@ -121,7 +124,7 @@ async def serve(
                 signals=signals,
                 announce=announce,
                 clean_up=clean_up,
-                target_table=settings.target_table,
+                datasets=datasets,
                 max_wait_seconds=settings.max_wait_seconds,
                 checks={"storage": store.check, "database": ledger.check} if checks is None else checks,
                 stopping=stopping,

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from pydantic import SecretStr
 
 from stream_api.config import Settings
+from stream_api.datasets.dataset import built_in
 from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.uploads import Ended
 from stream_api.load.loader import intake_of
@@ -35,7 +36,7 @@ async def test_what_waits_is_cancelled_and_only_its_manifest_stays(settings: Set
         # A worker that takes the job, which still is in the queue, finds out.
         manifest = await serving.manifests.read(upload_id)
         assert manifest is not None
-        assert isinstance(await serving.ledger.take(intake_of(manifest, table="webhook_events")), Ended)
+        assert isinstance(await serving.ledger.take(intake_of(manifest, built_in("webhook_events"))), Ended)
         async with serving.client.post(f"{serving.url}/upload/{upload_id}/retry") as answer:
             assert (answer.status, (await answer.json(content_type=None))["code"]) == (410, "upload_gone")
         assert await asyncio.to_thread(bucket.keys) == [f"uploads/{upload_id}/manifest.json"]

@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from stream_api.config import Settings
+from stream_api.datasets.dataset import built_in
 from stream_api.errors import Failure
 from stream_api.load.loader import intake_of
 from tests.conftest import Bucket
@@ -32,7 +33,7 @@ async def taken(serving: Serving, upload_id: UUID) -> int:
     """Take the load as a worker does; the run."""
     manifest = await serving.manifests.read(upload_id)
     assert manifest is not None
-    taken = await serving.ledger.take(intake_of(manifest, table="webhook_events"))
+    taken = await serving.ledger.take(intake_of(manifest, built_in("webhook_events")))
     return taken.run  # type: ignore[union-attr]  # nothing has ended yet
 
 

@@ -34,7 +34,7 @@ async def test_a_later_take_raises_the_run_and_finds_plan_segments_and_start(loa
     taken = await loads.take(upload_id)
     before = await loads.ledger.get(upload_id)
     plan = b'{"table": "x",   "b":1}'
-    assert await loads.ledger.set_plan(upload_id, taken.run, plan) == plan
+    assert await loads.ledger.set_plan(upload_id, taken.run, plan, "webhook_events") == plan
     await loads.load(upload_id, taken.run, figures(1, 10, 25, rows=3, rejected={"bad_uuid": 2}))
     again = await loads.take(upload_id, size_bytes=7777)  # the row's values stand
     assert (again.run, again.plan) == (2, plan)
@@ -50,13 +50,13 @@ async def test_a_later_take_raises_the_run_and_finds_plan_segments_and_start(loa
 
 async def test_a_plan_stands_once_rows_were_loaded_by_it(loads: Loads, upload_id: UUID) -> None:
     await loads.take(upload_id)
-    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 1}') == b'{"a": 1}'
-    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 2}') == b'{"a": 2}'
+    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 1}', "webhook_events") == b'{"a": 1}'
+    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 2}', "webhook_events") == b'{"a": 2}'
     await loads.load(upload_id, 1, figures(0, 0, 10))
-    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 3}') == b'{"a": 2}'
+    assert await loads.ledger.set_plan(upload_id, 1, b'{"a": 3}', "webhook_events") == b'{"a": 2}'
     await loads.take(upload_id)
     with pytest.raises(RunLost):
-        await loads.ledger.set_plan(upload_id, 1, b'{"a": 3}')
+        await loads.ledger.set_plan(upload_id, 1, b'{"a": 3}', "webhook_events")
 
 
 async def test_of_workers_that_take_at_once_each_gets_a_run_and_the_last_one_passes(

@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 
 from stream_api.config import Settings
+from stream_api.datasets.dataset import Datasets, built_in
 from stream_api.dialects.dialect import Dialect
 from stream_api.ledger.pool import Pool, open_pool
 from stream_api.ledger.rejects import RejectsLedger
@@ -27,6 +28,7 @@ from stream_api.load.answering import RejectsReader
 from stream_api.load.loader import Loader
 from stream_api.load.pipeline import Pipeline
 from stream_api.load.reporting import Reporter
+from stream_api.options import Options
 from stream_api.status.record import StatusRecord
 from stream_api.storage.keys import data_key
 from stream_api.storage.manifests import Manifest, mark_pending, write_manifest
@@ -90,6 +92,8 @@ class Loading:
         segment_bytes: int | None = None,
         dialect: Dialect | None = None,
         max_rejects: str | None = None,
+        options: Options | None = None,
+        dataset: str = "webhook_events",
     ) -> Manifest:
         """Put a file where Stage 1 would; without a dialect, as it did before there were any."""
         upload_id = uuid4()
@@ -102,11 +106,12 @@ class Loading:
             sha256=hashlib.sha256(data).hexdigest(),
             file_name="test.csv",
             content_type="text/csv",
-            dataset="webhook_events",
+            dataset=dataset,
             callback_url=None,
             fields={},
             segment_bytes=segment_bytes or self.settings.segment_bytes,
             max_rejects=max_rejects,
+            options=options or Options(),
             created_at=datetime.now(UTC),
             dialect=dialect or Dialect(),
         )
@@ -164,7 +169,7 @@ class Loading:
 
 
 @asynccontextmanager
-async def open_loading(settings: Settings) -> AsyncIterator[Loading]:
+async def open_loading(settings: Settings, datasets: Datasets | None = None) -> AsyncIterator[Loading]:
     """A loader of its own: another worker, as far as the servers can tell."""
     statuses, pipelines, announced = Statuses(), list[Pipeline](), list[UploadRow]()
 
@@ -189,6 +194,7 @@ async def open_loading(settings: Settings) -> AsyncIterator[Loading]:
                     pool=pool,
                     ledger=ledger,
                     reporter=Reporter(statuses),
+                    datasets=built_in(settings.target_table) if datasets is None else datasets,
                     run_in_thread=run_in_thread,
                     announce=announce,
                     started=started,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from stream_api.datasets.dataset import built_in
 from stream_api.errors import Failure
 from stream_api.load.loader import intake_of
 from stream_api.load.reporting import Reporter, status_record
@@ -13,7 +14,7 @@ from tests.load.conftest import Loading, events
 async def test_what_was_cancelled_before_it_was_taken_is_cleaned_up(loading: Loading) -> None:
     manifest = await loading.stored(events(range(10)))
     # As if the process that cancelled it had died at that moment.
-    cancelled = await loading.ledger.cancel(intake_of(manifest, table="webhook_events"))
+    cancelled = await loading.ledger.cancel(intake_of(manifest, built_in("webhook_events")))
     assert await loading.load(manifest) == cancelled
     assert (await loading.count(), await loading.keys()) == (0, [])
     assert loading.statuses.records[-1] == status_record(manifest, cancelled)
@@ -26,7 +27,7 @@ async def test_a_load_that_is_cancelled_in_its_middle_ends_and_leaves_what_it_ha
     async with asyncio.timeout(30):
         while not await loading.count():  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0)
-    cancelled = await loading.ledger.cancel(intake_of(manifest, table="webhook_events"))
+    cancelled = await loading.ledger.cancel(intake_of(manifest, built_in("webhook_events")))
     assert cancelled.state == "cancelled"
     rows = await loading.count()
     assert 0 < rows == cancelled.rows_processed < 20_000
@@ -38,7 +39,7 @@ async def test_a_load_that_is_cancelled_in_its_middle_ends_and_leaves_what_it_ha
 
 async def test_an_upload_that_has_ended_waits_for_nothing(loading: Loading) -> None:
     manifest = await loading.stored(events(range(10)))
-    cancelled = await loading.ledger.cancel(intake_of(manifest, table="webhook_events"))
+    cancelled = await loading.ledger.cancel(intake_of(manifest, built_in("webhook_events")))
     reporter = Reporter(loading.statuses)
     await reporter.write(manifest, cancelled)
     for run in (None, cancelled.run):

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from stream_api.config import Settings
+from stream_api.datasets.dataset import built_in
 from stream_api.errors import Failure, RunLost
 from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.worker import LoadWorker
@@ -139,7 +140,7 @@ async def test_a_run_that_is_over_gets_no_slot_and_ends_no_sessions(settings: Se
     bound = change(settings, dataset_concurrency=1)
     async with open_loading(bound) as loading:
         manifest = await loading.stored(events(range(1)))
-        intake = intake_of(manifest, table="webhook_events")
+        intake = intake_of(manifest, built_in("webhook_events"))
         await loading.ledger.take(intake)
         async with Slots(bound, loading.pool).hold(manifest.upload_id, "a", only_run=1) as slot:
             await loading.ledger.take(intake)

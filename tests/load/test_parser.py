@@ -163,7 +163,7 @@ def test_both_parsers_agree(body: bytes, columns: int, dialect: Dialect) -> None
 
 
 def test_a_long_value_costs_its_record() -> None:
-    parser = Parser(PLAIN, ["a", "b"], max_value_bytes=3, sources=[" A ", "b"])
+    parser = Parser(PLAIN, [" A ", "b"], max_value_bytes=3)
     rows = [parser.parse(batch) for batch in cut(b"a,b\n123,\n1234,12345\n12,123\n,\xc3\xa9\xc3\xa9\n")]
     assert [row for _, _, row in values(rows)] == [["123", None], ["12", "123"]]
     assert [(each.line, each.column, each.code) for each in rejections(rows)] == [

@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 
 from stream_api.config import MIB, Settings
+from stream_api.datasets.dataset import built_in
 from stream_api.http.status import record_of_manifest
 from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.pool import open_pool
@@ -161,7 +162,7 @@ async def test_a_replay_says_what_has_become_of_the_upload(small: Settings, buck
         await serving.store.delete(manifest.key)
         status, document, _ = await post(serving, file(BIG) + END)
         assert (status, document["code"]) == (503, "storage_unavailable")
-        taken = await serving.ledger.take(intake_of(manifest, table="webhook_events"))
+        taken = await serving.ledger.take(intake_of(manifest, built_in("webhook_events")))
         await serving.ledger.fail(UPLOAD_ID, taken.run, code="data_gone", message="no", extra={})  # type: ignore[union-attr]
         # Whether Redis has not heard of it, or knows nothing.
         await serving.statuses.write(record_of_manifest(manifest))
@@ -278,7 +279,7 @@ async def test_a_key_whose_upload_is_being_removed_is_in_use_and_then_free(small
         assert (await post(serving, file(BIG) + END))[0] == 202
         manifest = await read_manifest(serving.store, UPLOAD_ID)
         assert manifest is not None
-        run = (await serving.ledger.take(intake_of(manifest, table="webhook_events"))).run  # type: ignore[union-attr]
+        run = (await serving.ledger.take(intake_of(manifest, built_in("webhook_events")))).run  # type: ignore[union-attr]
         await serving.ledger.fail(UPLOAD_ID, run, code="header_mismatch", message="no", extra={})
         expiry = Expiry(pool)
         (expired,) = await expiry.expire(retention_seconds=0, limit=10)

@@ -1,0 +1,52 @@
+"""Datasets: the named destinations that files may be uploaded to, and nothing else may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from stream_api.errors import Failure
+from stream_api.options import Conflict, Mode
+
+#: The dataset that is always there.
+BUILT_IN: Final = "webhook_events"
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named destination.
+
+    :param table: as SQL names it.
+    :param mode, conflict, key: where the upload says nothing; see `Options`.
+    :param max_rejects: as the form field `maxRejects`; empty where the setting decides.
+    """
+
+    name: str
+    table: str
+    mode: Mode = "append"
+    conflict: Conflict = "error"
+    key: tuple[str, ...] = ()
+    max_rejects: str = ""
+
+
+Datasets = Mapping[str, Dataset]
+
+
+def built_in(table: str) -> Datasets:
+    """The datasets where no file names others.
+
+    :param table: of the built-in one.
+    """
+    return {BUILT_IN: Dataset(name=BUILT_IN, table=table)}
+
+
+def find_dataset(datasets: Datasets, name: str) -> Dataset:
+    """The dataset of this name.
+
+    :raises Failure: `dataset_unknown`, with the names that there are in `datasets`.
+    """
+    found = datasets.get(name)
+    if found is None:
+        raise Failure("dataset_unknown", f"There is no dataset {name[:100]!r}.", datasets=sorted(datasets))
+    return found
