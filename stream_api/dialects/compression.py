@@ -110,6 +110,8 @@ class Inflater:
         while self._decoder is not None or self._begin():
             decoder, data = self._decoder, self._input
             assert decoder is not None  # noqa: S101 (`_begin` has made one)
+            if not data and decoder.needs_input:
+                break  # zstd takes a decoder that is asked in vain, time and again, for damaged data
             self._input = b""
             try:
                 made = decoder.decompress(data, max_bytes)
