@@ -15,9 +15,7 @@ It may meet anything at any moment, and two may be at work at once, for their lo
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import random
 from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
@@ -30,6 +28,7 @@ from redis.asyncio import Redis
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
+from stream_api.flow.rounds import keep_doing
 from stream_api.flow.tasks import for_each
 from stream_api.jobs.lock import Held, one_round
 from stream_api.jobs.sightings import Sightings
@@ -109,14 +108,12 @@ class Janitor:
 
     async def run(self) -> None:
         """Do rounds until cancelled. A store or database that is away ends a round, never the janitor."""
-        while True:
-            try:
-                await self.tidy()
-            except Failure as failure:
-                log.warning("janitor.interrupted", code=failure.code, detail=failure.detail)
-            except Exception:
-                log.exception("janitor.crashed")
-            await asyncio.sleep(self._interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311
+        await keep_doing(
+            self.tidy,
+            interval_seconds=self._interval_seconds,
+            interrupted="janitor.interrupted",
+            crashed="janitor.crashed",
+        )
 
     async def tidy(self, *, now: float | None = None) -> Tidied | None:
         """Do one round.

@@ -9,8 +9,6 @@ what has neither a row in an end state nor a job is the manifest read, a few at 
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from uuid import UUID
 import structlog
 from redis.asyncio import Redis
 
-from stream_api.errors import Failure
+from stream_api.flow.rounds import keep_doing
 from stream_api.flow.tasks import for_each
 from stream_api.jobs.lock import one_round
 from stream_api.jobs.unreadable import passing_over
@@ -105,15 +103,12 @@ class Reconciler:
 
     async def run(self) -> None:
         """Do rounds until cancelled. A store or database that is away ends a round, never the reconciler."""
-        while True:
-            try:
-                await self.reconcile()
-            except Failure as failure:
-                log.warning("reconciler.interrupted", code=failure.code, detail=failure.detail)
-            except Exception:
-                log.exception("reconciler.crashed")
-            # Workers that were started together do not go on asking at the same moment.
-            await asyncio.sleep(self._interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311
+        await keep_doing(
+            self.reconcile,
+            interval_seconds=self._interval_seconds,
+            interrupted="reconciler.interrupted",
+            crashed="reconciler.crashed",
+        )
 
     async def reconcile(self) -> Round | None:
         """Do one round.

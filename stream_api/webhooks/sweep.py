@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 from uuid import UUID
 
-import structlog
-
-from stream_api.errors import Failure
+from stream_api.flow.rounds import keep_doing
 from stream_api.ledger.outbox import Outbox
-
-log = structlog.get_logger()
 
 #: In one round; the next ones take the rest.
 _LIMIT: Final = 1000
@@ -28,14 +23,12 @@ async def keep_sweeping(
 
     :param enqueue: gives a delivery a job where it has none (`WebhookQueue.ensure`).
     """
-    while True:
-        try:
-            await sweep(outbox, enqueue, overdue_seconds=interval_seconds)
-        except Failure as failure:
-            log.warning("webhooks.sweep_interrupted", code=failure.code, detail=failure.detail)
-        except Exception:
-            log.exception("webhooks.sweep_crashed")
-        await asyncio.sleep(interval_seconds * random.uniform(0.9, 1.1))  # noqa: S311
+    await keep_doing(
+        partial(sweep, outbox, enqueue, overdue_seconds=interval_seconds),
+        interval_seconds=interval_seconds,
+        interrupted="webhooks.sweep_interrupted",
+        crashed="webhooks.sweep_crashed",
+    )
 
 
 async def sweep(outbox: Outbox, enqueue: Callable[[UUID, int], Awaitable[None]], *, overdue_seconds: float) -> int:
