@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,8 +28,8 @@ from stream_api.status.store import StatusStore
 from stream_api.storage.keys import data_key, manifest_key, new_rejects_key, pending_key
 from stream_api.storage.manifests import Manifest, mark_pending, write_manifest
 from stream_api.storage.objects import ObjectStore, open_object_store
+from tests.support.manifests import CREATED_AT, make_manifest
 
-CREATED_AT = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
 HOUR = 3600.0
 
 
@@ -60,20 +60,7 @@ class Bench:
         upload_id = upload_id or uuid4()
         key = data_key(upload_id)
         etag = await self.store.put(key, b"id\n1\n")
-        manifest = Manifest(
-            upload_id=upload_id,
-            key=key,
-            etag=etag,
-            size_bytes=0,
-            sha256="",
-            file_name=None,
-            content_type="text/csv",
-            dataset="webhook_events",
-            callback_url=None,
-            fields={},
-            segment_bytes=10,
-            created_at=created_at,
-        )
+        manifest = make_manifest(upload_id, key=key, etag=etag, created_at=created_at)
         await mark_pending(self.store, upload_id)
         await write_manifest(self.store, manifest)
         return manifest

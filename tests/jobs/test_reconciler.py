@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -22,25 +22,7 @@ from stream_api.ledger.rows import Known
 from stream_api.status.connection import open_redis
 from stream_api.storage.manifests import Manifest
 from tests.jobs.conftest import Calls, eventually, until_idle, working
-
-CREATED_AT = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
-
-
-def manifest(upload_id: UUID) -> Manifest:
-    return Manifest(
-        upload_id=upload_id,
-        key=f"uploads/{upload_id}/data-1",
-        etag='"1"',
-        size_bytes=1,
-        sha256="",
-        file_name=None,
-        content_type="text/csv",
-        dataset="webhook_events",
-        callback_url=None,
-        fields={},
-        segment_bytes=10,
-        created_at=CREATED_AT,
-    )
+from tests.support.manifests import CREATED_AT, make_manifest
 
 
 class World:
@@ -78,7 +60,7 @@ class World:
 
     async def read(self, upload_id: UUID, /) -> Manifest | None:
         self.reads.append(upload_id)
-        return manifest(upload_id) if upload_id in self.stored else None
+        return make_manifest(upload_id) if upload_id in self.stored else None
 
     async def mark_pending(self, upload_id: UUID, /) -> None:
         self.pending[upload_id] = None

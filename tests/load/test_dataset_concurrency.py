@@ -20,8 +20,8 @@ from stream_api.load.loader import intake_of
 from stream_api.status.connection import open_redis
 from stream_api.storage.manifests import Manifest
 from tests.jobs.conftest import until_idle
+from tests.load.behind import ROWS, Behind, behind_proxies, finishes, until
 from tests.load.conftest import Loading, events, open_loading
-from tests.load.test_faults import ROWS, Behind, behind_proxies, finishes, until
 from tests.support.settings import change
 
 

@@ -3,89 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 import pytest
 
 from stream_api.config import Settings
 from stream_api.dev.postgres import Postgres
 from stream_api.errors import Failure
-from stream_api.storage.manifests import Manifest
-from tests.load.conftest import Loading, events, open_loading
-from tests.support.faults import FaultProxy
+from tests.load.behind import ROWS, SEGMENT_BYTES, Behind, behind_proxies, ended_for_now, finishes, until
+from tests.load.conftest import events
 from tests.support.settings import change
-
-ROWS = 20_000
-SEGMENT_BYTES = 64 * 1024
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds that nobody tells us of."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.005)
-
-
-@dataclass
-class Behind:
-    """A loader whose servers stand behind proxies, and one that reaches them directly."""
-
-    loading: Loading
-    direct: Loading
-    postgres: FaultProxy
-    s3: FaultProxy
-
-    async def stored(self) -> Manifest:
-        return await self.direct.stored(events(range(ROWS)), segment_bytes=SEGMENT_BYTES)
-
-    async def begun(self, manifest: Manifest) -> asyncio.Task[None]:
-        """A load that has committed something and has more to do."""
-        task = asyncio.create_task(self.loading.loader.load(manifest.upload_id))
-
-        def committed() -> bool:
-            records = self.loading.statuses.records
-            return task.done() or bool(records and records[-1].rows_processed)
-
-        await until(committed)
-        assert not task.done()
-        return task
 
 
 @pytest.fixture
 async def behind(settings: Settings) -> AsyncIterator[Behind]:
     async with behind_proxies(settings) as made:
         yield made
-
-
-@asynccontextmanager
-async def behind_proxies(settings: Settings, *, load_attempts: int = 1) -> AsyncIterator[Behind]:
-    """With a single attempt what interrupts a load comes out of it: what becomes of several is in `test_retrying`."""
-    assert settings.s3_endpoint_url is not None
-    dsn = settings.database_url.get_secret_value()
-    async with FaultProxy.before(dsn) as postgres, FaultProxy.before(settings.s3_endpoint_url) as s3:
-        proxied = change(
-            settings,
-            database_url=postgres.url(dsn),
-            s3_endpoint_url=s3.url(settings.s3_endpoint_url),
-            # Small, so that a file of a few megabytes is many of them.
-            batch_bytes=32 * 1024,
-            s3_backoff_seconds=0.01,
-            load_attempts=load_attempts,
-        )
-        async with open_loading(settings) as direct, open_loading(proxied) as loading:
-            yield Behind(loading, direct, postgres, s3)
-
-
-async def finishes(loading: Loading, manifest: Manifest) -> None:
-    """What every test ends with: the load completes, and the count is exact."""
-    row = await loading.load(manifest)
-    assert (row.state, row.rows_read, row.rows_inserted) == ("completed", ROWS, ROWS)
-    assert loading.statuses.records[-1].waiting_for is None
-    assert await loading.count() == ROWS
-    assert await loading.keys() == []
-    assert await loading.lanes() == []
 
 
 async def test_a_download_that_breaks_goes_on(behind: Behind) -> None:
@@ -105,54 +38,37 @@ async def test_a_store_that_goes_away_ends_the_load_for_now(behind: Behind) -> N
     await behind.s3.throttle(1_000_000, "down")
     load = await behind.begun(manifest)
     await behind.s3.refuse()
-    with pytest.raises(Failure) as caught:
-        await load
-    assert (caught.value.code, caught.value.transient) == ("storage_unavailable", True)
+    assert (await ended_for_now(load)).code == "storage_unavailable"
     assert behind.loading.statuses.records[-1].waiting_for == "storage"
     assert 0 < await behind.direct.count() < ROWS
-    await behind.s3.restore()
-    await finishes(behind.loading, manifest)
+    await behind.recovered(manifest)
 
 
 async def test_a_database_that_goes_away_while_copy_is_throttled_does_not_hang_the_load(behind: Behind) -> None:
-    manifest = await behind.stored()
-    await behind.postgres.throttle(200_000, "up")
-    load = await behind.begun(manifest)
+    manifest, load = await behind.under_way(200_000)
     await behind.postgres.drop()
-    with pytest.raises(Failure) as caught:
-        await load
-    assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
+    assert (await ended_for_now(load)).code == "database_unavailable"
     assert behind.loading.statuses.records[-1].waiting_for == "database"
-    await behind.postgres.restore()
-    await finishes(behind.loading, manifest)
+    await behind.recovered(manifest)
 
 
 async def test_a_terminated_lane_ends_the_load(behind: Behind) -> None:
-    manifest = await behind.stored()
-    await behind.postgres.throttle(200_000, "up")
-    load = await behind.begun(manifest)
+    manifest, load = await behind.under_way(200_000)
     for lane in await behind.direct.lanes():
         await behind.direct.value("SELECT pg_terminate_backend($1)", lane["pid"])
-    with pytest.raises(Failure) as caught:
-        await load
-    assert caught.value.transient
-    await behind.postgres.restore()
-    await finishes(behind.loading, manifest)
+    await ended_for_now(load)
+    await behind.recovered(manifest)
 
 
 async def test_a_worker_that_is_cut_off_does_not_block_its_successor(behind: Behind) -> None:
     """As SIGSTOP in the middle of a COPY: the connections stay open, nothing moves."""
-    manifest = await behind.stored()
-    await behind.postgres.throttle(500_000, "up")
-    load = await behind.begun(manifest)
+    manifest, load = await behind.under_way(500_000)
     await behind.postgres.stall()
     assert await behind.direct.lanes()
     await finishes(behind.direct, manifest)
     # The first worker wakes up, finds its sessions gone and its run taken, and touches nothing.
     await behind.postgres.restore()
-    with pytest.raises(Failure) as caught:
-        await load
-    assert caught.value.transient
+    await ended_for_now(load)
     records = len(behind.loading.statuses.records)
     await behind.loading.loader.load(manifest.upload_id)
     assert [record.status for record in behind.loading.statuses.records[records:]] == ["completed"]
@@ -160,9 +76,7 @@ async def test_a_worker_that_is_cut_off_does_not_block_its_successor(behind: Beh
 
 
 async def test_a_cancelled_load_leaves_the_rest_to_the_next(behind: Behind) -> None:
-    manifest = await behind.stored()
-    await behind.postgres.throttle(500_000, "up")
-    load = await behind.begun(manifest)
+    manifest, load = await behind.under_way(500_000)
     load.cancel()
     with pytest.raises(asyncio.CancelledError):
         await load
@@ -171,15 +85,12 @@ async def test_a_cancelled_load_leaves_the_rest_to_the_next(behind: Behind) -> N
     assert row is not None
     assert row.state == "processing"
     assert 0 < await behind.direct.count() == row.rows_inserted < ROWS
-    await behind.postgres.restore()
-    await finishes(behind.loading, manifest)
+    await behind.recovered(manifest)
 
 
 async def test_a_load_cancelled_while_the_server_takes_nothing(behind: Behind) -> None:
     """Nothing can be rolled back then: that must neither hide the cancellation nor hold it up."""
-    manifest = await behind.stored()
-    await behind.postgres.throttle(200_000, "up")
-    load = await behind.begun(manifest)
+    manifest, load = await behind.under_way(200_000)
     await behind.postgres.stall("up")
     load.cancel()
     async with asyncio.timeout(8):
@@ -188,8 +99,7 @@ async def test_a_load_cancelled_while_the_server_takes_nothing(behind: Behind) -
     row = await behind.direct.ledger.get(manifest.upload_id)
     assert row is not None
     assert row.state == "processing"
-    await behind.postgres.restore()
-    await finishes(behind.loading, manifest)
+    await behind.recovered(manifest)
 
 
 async def test_two_workers_at_once(behind: Behind) -> None:
@@ -232,13 +142,8 @@ async def test_a_locked_table_stops_the_reading_of_s3(behind: Behind) -> None:
 async def test_postgres_killed_and_started_again(own_postgres: Postgres, settings: Settings) -> None:
     own = change(settings, database_url=own_postgres.dsn, batch_bytes=32 * 1024)
     async with behind_proxies(own) as behind:
-        manifest = await behind.stored()
-        await behind.postgres.throttle(500_000, "up")
-        load = await behind.begun(manifest)
+        manifest, load = await behind.under_way(500_000)
         await asyncio.to_thread(own_postgres.kill)
-        with pytest.raises(Failure) as caught:
-            await load
-        assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
+        assert (await ended_for_now(load)).code == "database_unavailable"
         await asyncio.to_thread(own_postgres.start)
-        await behind.postgres.restore()
-        await finishes(behind.loading, manifest)
+        await behind.recovered(manifest)

@@ -22,8 +22,8 @@ from stream_api.ledger.rows import UploadRow
 from stream_api.load import loader as loader_module
 from stream_api.storage.manifests import Manifest, read_manifest
 from stream_api.storage.objects import ObjectStore
+from tests.load.behind import ROWS, SEGMENT_BYTES, Behind, behind_proxies, finishes
 from tests.load.conftest import Loading, events, open_loading
-from tests.load.test_faults import ROWS, SEGMENT_BYTES, Behind, behind_proxies, finishes
 from tests.support.settings import change
 
 ROLE = "loader"

@@ -13,8 +13,8 @@ from stream_api.config import Settings
 from stream_api.errors import Failure
 from stream_api.load import retrying
 from stream_api.load.retrying import Attempts, FullDisks
+from tests.load.behind import ROWS, Behind, behind_proxies, check_complete, ended_for_now, until
 from tests.load.conftest import events, open_loading
-from tests.load.test_faults import ROWS, Behind, behind_proxies, finishes, until
 from tests.support.settings import change
 
 FULL = Failure("database_unavailable", "x", sqlstate="53100")
@@ -29,18 +29,12 @@ async def patient(settings: Settings) -> AsyncIterator[Behind]:
 async def completed(behind: Behind, load: asyncio.Task[None]) -> int:
     """The load has gone on by itself, to its exact end; its run."""
     await load
-    records = behind.loading.statuses.records
-    assert (records[-1].status, records[-1].rows_inserted, records[-1].waiting_for) == ("completed", ROWS, None)
-    assert await behind.direct.count() == ROWS
-    assert await behind.direct.keys() == []
-    assert await behind.direct.lanes() == []
-    return records[-1].run
+    await check_complete(behind.loading)
+    return behind.loading.statuses.records[-1].run
 
 
 async def test_a_terminated_lane_does_not_end_the_load(patient: Behind) -> None:
-    manifest = await patient.stored()
-    await patient.postgres.throttle(400_000, "up")
-    load = await patient.begun(manifest)
+    _, load = await patient.under_way(400_000)
     lanes = await patient.direct.lanes()
     await patient.direct.value("SELECT pg_terminate_backend($1)", lanes[0]["pid"])
     assert await completed(patient, load) == 2
@@ -51,9 +45,7 @@ async def test_a_terminated_lane_does_not_end_the_load(patient: Behind) -> None:
 
 
 async def test_connections_that_are_reset_do_not_end_the_load(patient: Behind) -> None:
-    manifest = await patient.stored()
-    await patient.postgres.throttle(400_000, "up")
-    load = await patient.begun(manifest)
+    _, load = await patient.under_way(400_000)
     for _ in range(3):
         accepted = patient.postgres.accepted
         await patient.postgres.drop()
@@ -65,9 +57,7 @@ async def test_connections_that_are_reset_do_not_end_the_load(patient: Behind) -
 async def test_a_row_that_somebody_holds_for_a_while_costs_no_attempt(settings: Settings) -> None:
     # With several lanes one or another of them holds the row all the time, and nobody else gets it.
     async with behind_proxies(change(settings, lanes=1), load_attempts=1) as behind:
-        manifest = await behind.stored()
-        await behind.postgres.throttle(300_000, "up")
-        load = await behind.begun(manifest)
+        manifest, load = await behind.under_way(300_000)
         with structlog.testing.capture_logs() as logs:
             async with behind.direct.pool.acquire() as holder, holder.transaction():
                 await holder.execute("SELECT FROM stream_api.uploads WHERE id = $1 FOR UPDATE", manifest.upload_id)
@@ -81,22 +71,15 @@ async def test_an_outage_ends_the_load_for_now_after_some_attempts(
     patient: Behind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrying, "_BASE_SECONDS", 0.01)
-    manifest = await patient.stored()
-    await patient.postgres.throttle(200_000, "up")
-    load = await patient.begun(manifest)
+    manifest, load = await patient.under_way(200_000)
     await patient.postgres.refuse()
-    with pytest.raises(Failure) as caught:
-        await load
-    assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
+    assert (await ended_for_now(load)).code == "database_unavailable"
     assert patient.loading.statuses.records[-1].waiting_for == "database"
-    await patient.postgres.restore()
-    await finishes(patient.loading, manifest)
+    await patient.recovered(manifest)
 
 
 async def test_a_load_that_another_worker_has_taken_is_left_to_it(patient: Behind) -> None:
-    manifest = await patient.stored()
-    await patient.postgres.throttle(400_000, "up")
-    load = await patient.begun(manifest)
+    manifest, load = await patient.under_way(400_000)
     # Taking it ends the first one's lanes, which to the first one is a fault like any other.
     row = await patient.direct.load(manifest)
     assert (row.state, row.rows_inserted) == ("completed", ROWS)
@@ -121,16 +104,11 @@ async def test_a_taking_whose_answer_was_lost_is_not_taken_for_another_workers(
         return taken
 
     monkeypatch.setattr(ledger, "take", lossy)
-    manifest = await patient.stored()
-    await patient.postgres.throttle(400_000, "up")
-    load = await patient.begun(manifest)
+    manifest, load = await patient.under_way(400_000)
     await patient.postgres.drop()
     # It cannot know whose the new run is, so it asks for the job again, rather than to say that all is well.
-    with pytest.raises(Failure) as caught:
-        await load
-    assert (caught.value.transient, caught.value.detail) == (True, "the answer was lost")
-    await patient.postgres.restore()
-    await finishes(patient.loading, manifest)
+    assert (await ended_for_now(load)).detail == "the answer was lost"
+    await patient.recovered(manifest)
 
 
 def test_attempts_are_counted_anew_after_each_segment() -> None:

@@ -9,7 +9,7 @@ import pytest
 from stream_api.config import Settings
 from stream_api.errors import Failure
 from stream_api.storage.errors import AlreadyExists
-from stream_api.storage.keys import data_key, manifest_key
+from stream_api.storage.keys import manifest_key
 from stream_api.storage.manifests import (
     Manifest,
     clear_pending,
@@ -20,22 +20,12 @@ from stream_api.storage.manifests import (
     write_manifest,
 )
 from stream_api.storage.objects import ObjectStore, open_object_store
+from tests.support.manifests import make_manifest
 
 
 def manifest_of(upload_id: UUID) -> Manifest:
-    return Manifest(
-        upload_id=upload_id,
-        key=data_key(upload_id),
-        etag='"abc"',
-        size_bytes=5,
-        sha256="00",
-        file_name="größe.csv",
-        content_type="text/csv",
-        dataset="webhook_events",
-        callback_url=None,
-        fields={"a": "b"},
-        segment_bytes=2048,
-        created_at=datetime.now(UTC),
+    return make_manifest(
+        upload_id, etag='"abc"', size_bytes=5, file_name="größe.csv", fields={"a": "b"}, created_at=datetime.now(UTC)
     )
 
 

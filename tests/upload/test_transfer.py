@@ -21,6 +21,7 @@ from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, 
 from stream_api.storage.objects import ObjectInfo, ObjectStore, open_object_store
 from stream_api.upload.parts import Part
 from stream_api.upload.transfer import Transfer
+from tests.support.manifests import make_manifest
 
 T = TypeVar("T")
 DATA = b"id\n1\n"
@@ -84,19 +85,8 @@ class Stepped(ObjectStore):
 
 
 def manifest_of(upload_id: UUID) -> Callable[[str, str], Manifest]:
-    return lambda key, etag: Manifest(
-        upload_id=upload_id,
-        key=key,
-        etag=etag,
-        size_bytes=len(DATA),
-        sha256="00",
-        file_name=None,
-        content_type="text/csv",
-        dataset="webhook_events",
-        callback_url=None,
-        fields={},
-        segment_bytes=2048,
-        created_at=datetime.now(UTC),
+    return lambda key, etag: make_manifest(
+        upload_id, key=key, etag=etag, size_bytes=len(DATA), created_at=datetime.now(UTC)
     )
 
 
