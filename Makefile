@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made-from-lock
 
+# make test: most tests wait more than they compute, so there are more workers than cores
+WORKERS ?= 4
 # make demo
 ROWS ?= 1000000
 INVALID ?= 0
@@ -37,8 +39,8 @@ $(STAMP): requirements.lock setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-test: lint  ## all checks, then all tests
-	$(BIN)/python -m pytest
+test: lint  ## all checks, then all tests, by WORKERS (4) at once
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 1
 
 chaos: setup  ## RUNS (200) loads of 200,000 rows with random faults; SEED repeats them
 	$(BIN)/python -m tests.faults.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED))

@@ -10,6 +10,9 @@ SeaweedFS. `settings_each_store` is the same, once on SeaweedFS and once on MinI
 `empty_database` is the URL of a database without any migration. `bucket` is the bucket of `settings`, to look into;
 `change(settings, part_bytes=…)` of `tests.support.settings` gives a copy with some values changed.
 
+`make test` runs the tests by several workers of pytest-xdist, each a session with servers and ports of its own: they
+share nothing. A test may look at its own servers, ports, processes and folders, never at those of the whole machine.
+
 MinIO is built by `make minio`; where it is missing its tests are skipped, or fail if STREAM_API_REQUIRE_MINIO is 1.
 """
 
@@ -33,12 +36,37 @@ import structlog
 from pydantic import SecretStr
 
 from stream_api.config import Settings
+from stream_api.dev import ports
 from stream_api.dev.postgres import Postgres
 from stream_api.dev.stack import STORES, StoreName
 from stream_api.dev.stores import REGION, SeaweedFS, Store, find_minio
 from stream_api.dev.valkey import Valkey
 
 _REDIS_DATABASES = 512
+
+
+def _ports_of_this_worker() -> None:
+    """Give each of pytest-xdist's workers ports of its own: one is looked for first, and taken only some time later."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = (ports.HIGHEST - ports.LOWEST) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports.LOWEST += number * size
+    ports.HIGHEST = ports.LOWEST + size - 1
+
+
+_ports_of_this_worker()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers let none begin a long test at the end, when the others have nothing more to do."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=_allowed_seconds, reverse=True)
+
+
+def _allowed_seconds(item: pytest.Item) -> float:
+    allowed = item.get_closest_marker("timeout")
+    return allowed.args[0] if allowed is not None else 0.0
+
 
 _REQUIRE_MINIO = os.environ.get("STREAM_API_REQUIRE_MINIO") == "1"
 # The settings of a shell that has sourced dev.env are not those of the tests, nor of the programs that they run.

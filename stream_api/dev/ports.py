@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import socket
+from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 #: Below Linux' ephemeral range (32768 and up), so that no outgoing connection takes one between choice and use.
-_LOWEST, _HIGHEST = 10_000, 22_000
+LOWEST, HIGHEST = 10_000, 22_000
+#: Given by this process, and perhaps not taken by anybody yet.
+_given: Final[deque[int]] = deque(maxlen=100)
 
 
 def is_free(port: int) -> bool:
@@ -27,8 +31,9 @@ def find_port(offsets: Sequence[int] = (0,)) -> int:
     :raises OSError: when a thousand tries found none.
     """
     for _ in range(1000):
-        port = random.randint(_LOWEST, _HIGHEST)  # noqa: S311 - nothing secret about a port
-        if all(is_free(port + offset) for offset in offsets):
+        port = random.randint(LOWEST, HIGHEST)  # noqa: S311 - nothing secret about a port
+        if port not in _given and all(is_free(port + offset) for offset in offsets):
+            _given.append(port)
             return port
     msg = "no free TCP port was found on 127.0.0.1"
     raise OSError(msg)

@@ -23,7 +23,7 @@ from tests.upload.forms import END, file, raw_client
 ROWS = 30_000
 KEY = "once-and-only-once"
 UPLOAD_ID = str(derived_upload_id(KEY))
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.support.faults import FaultProxy
 from tests.support.service import Client, client_of, running, until
 from tests.support.settings import change
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 SMALL = {"segment_bytes": 65536, "batch_bytes": 65536}
 
 

@@ -20,7 +20,7 @@ from tests.support.service import client_of, running, until
 from tests.support.settings import change
 
 ROWS = 30_000
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.faults import FaultProxy
 from tests.support.service import Service, client_of, running, until
 from tests.support.settings import change
 
-pytestmark = pytest.mark.timeout(100)
+pytestmark = pytest.mark.timeout(240)
 
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.csv"\r\n\r\n'
 

@@ -16,7 +16,7 @@ from tests.faults.process import PLACES
 from tests.faults.stand import Process, Stand
 from tests.support.service import Client, until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 FILE = make_file(20_000)
 

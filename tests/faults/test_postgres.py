@@ -18,7 +18,7 @@ from tests.faults.files import make_file
 from tests.faults.stand import Stand, open_stand
 from tests.support.settings import change
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 FILE = make_file(20_000)
 

@@ -11,6 +11,8 @@ from typing import Final, Literal, Self
 
 from yarl import URL
 
+from stream_api.dev.ports import find_port
+
 Direction = Literal["up", "down"]
 _READ_BYTES: Final = 64 * 1024
 #: What a request begins with: a client writes its head in one piece.
@@ -30,7 +32,8 @@ class FaultProxy:
     def __init__(self, host: str, port: int) -> None:
         self._upstream = (host, port)
         self.host: Final = "127.0.0.1"
-        self.port = 0
+        # No ephemeral one, which a connection of anybody might have when we want it again after `refuse`.
+        self.port: Final = find_port()
         #: Bytes passed on since the start.
         self.passed_bytes: Final[dict[Direction, int]] = {"up": 0, "down": 0}
         #: Connections accepted since the start.
@@ -154,9 +157,7 @@ class FaultProxy:
     # -- within ----------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        # The same port again after `refuse`: clients know it.
         self._listener = await asyncio.start_server(self._accept, self.host, self.port, limit=_READ_BYTES)
-        self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _stop_listening(self) -> None:
         if self._listener is not None:

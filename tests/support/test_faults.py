@@ -121,5 +121,5 @@ async def test_a_server_that_is_away_ends_the_connection() -> None:
 
 def test_url_leads_through_the_proxy() -> None:
     proxy = FaultProxy.before("postgresql://user:pass@10.0.0.1:5432/name")
-    proxy.port = 1234
-    assert proxy.url("postgresql://user:pass@10.0.0.1:5432/name") == "postgresql://user:pass@127.0.0.1:1234/name"
+    through = f"postgresql://user:pass@127.0.0.1:{proxy.port}/name"
+    assert proxy.url("postgresql://user:pass@10.0.0.1:5432/name") == through
