@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Ba
 from stream_api.load.rejects import Rejection, Rejects
 
 _LF, _CR, _NUL = 10, 13, 0
+_MARK: Final = codecs.BOM_UTF8
 
 #: Why the reader has refused a record.
 _REASONS: Final = {
@@ -169,6 +171,9 @@ class _Parsing:
             view = memoryview(self.data)
             spans = zip(self.starts[firsts].tolist(), self.ends[lasts].tolist(), strict=True)
             data = b"".join([view[start:end] for start, end in spans])
+        if data.startswith(_MARK):
+            # A character of the first value. pyarrow takes it for the mark of a file, so it gets one to take.
+            data = _MARK + data
         # Without a last line end pyarrow reads the empty last field of `"",` as a quoted one.
         return data if data.endswith((b"\n", b"\r")) else data + b"\n"
 

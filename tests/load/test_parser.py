@@ -191,6 +191,12 @@ def test_a_bad_record_between_good_ones(body: bytes, code: str, reason: str) -> 
     assert reason in rejection.reason
 
 
+def test_a_byte_order_mark_is_a_character_wherever_a_batch_begins() -> None:
+    for batch in (1, 10**6):
+        parsed = parse("\ufeffa,\ufeff\n\ufeff\ufeff,b\n".encode(), batch_bytes=batch)
+        assert [row for _, _, row in values(parsed)] == [["\ufeffa", "\ufeff"], ["\ufeff\ufeff", "b"]]
+
+
 def test_null_and_empty() -> None:
     assert [row for _, _, row in values(parse(b',""\n"",\n"",'))] == [[None, ""], ["", None], ["", None]]
     assert [row for _, _, row in values(parse(b'\n""\na\n', columns=1))] == [[None], [""], ["a"]]
