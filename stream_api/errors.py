@@ -70,11 +70,12 @@ CODES: Final[dict[str, ErrorCode]] = {
     "queue_unavailable": ErrorCode(503, "The job queue cannot be reached", transient=True),
     # A load.
     "dataset_busy": ErrorCode(503, "As many loads into this dataset run as may", transient=True),
+    "dataset_invalid": ErrorCode(422, "The rules of the dataset do not go with its table"),
     "header_mismatch": ErrorCode(422, "The file's header does not fit the table"),
     "table_missing": ErrorCode(422, "The target table does not exist"),
     "table_denied": ErrorCode(422, "The target table takes no rows from this service"),
     "disk_full": ErrorCode(507, "The disk of the database is full"),
-    "table_changed": ErrorCode(422, "The target table no longer fits the plan of this load"),
+    "plan_changed": ErrorCode(422, "The target table no longer fits the plan of this load"),
     "constraint_violated": ErrorCode(422, "A row violates a constraint of the table"),
     "header_too_long": ErrorCode(422, "The file's header is longer than the limit"),
     "header_unreadable": ErrorCode(422, "The file's header cannot be read"),

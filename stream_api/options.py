@@ -16,7 +16,7 @@ Mode = Literal["append", "atomic", "replace"]
 class Options(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     """What a client asks of one load; where it says nothing the dataset decides.
 
-    :param header: the first record names the columns; `False` when it is a row already.
+    :param header: the first record names the columns; `False` when it is a row already; `None` as the dataset says.
     :param columns: names of the file's columns, in its order, in place of those in its header.
     :param mapping: for names of the file the table's column, or `None` for those that are to be ignored.
     :param mode: `append` row by row; `atomic`: all rows or none; `replace`: they become the table's whole content.
@@ -25,7 +25,7 @@ class Options(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_de
     :param dry_run: everything is checked, and nothing loaded.
     """
 
-    header: bool = True
+    header: bool | None = None
     columns: tuple[str, ...] = ()
     mapping: dict[str, str | None] = msgspec.field(default_factory=dict)
     mode: Mode | None = None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from uuid import UUID
 
 import msgspec
 
 from stream_api.datasets.catalogue import Column, Table, quote_identifier
+from stream_api.datasets.dataset import Dataset
+from stream_api.datasets.matching import listed, match_header, mismatch, must_be_given
+from stream_api.datasets.rules import Rules, as_text
+from stream_api.datasets.settling import settle
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
+from stream_api.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 #: What a column's values are read as. Those up to `other_number` have an exact binary form in COPY; the rest does not.
 BinaryKind = Literal[
@@ -21,6 +25,9 @@ BinaryKind = Literal[
     "date", "time", "timestamp", "timestamptz", "text", "enum", "json", "jsonb",
 ]  # fmt: skip
 Kind = BinaryKind | Literal["other_number", "other"]
+
+#: What of a row's place can be a value.
+Computed = Literal["line", "segment"]
 
 #: The code of a rejection for a value that Postgres refuses, where its SQLSTATE does not say it better.
 ValueCode = Literal[
@@ -41,10 +48,6 @@ _CODES: Final[dict[str, ValueCode]] = {
     **dict.fromkeys(("date", "time", "timetz", "timestamp", "timestamptz"), "invalid_date"),
 }
 
-#: Names that one message shows, and characters of each: a header may be a megabyte of nonsense.
-_SHOWN_NAMES: Final = 50
-_SHOWN_CHARACTERS: Final = 80
-
 
 class PlanColumn(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A column of the table, and where its values come from.
@@ -54,6 +57,7 @@ class PlanColumn(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     :param position: number of the file's column, from 0; `None` where the value is `constant` or `computed`.
     :param constant: the same value for every row, as text; `None` is NULL.
     :param computed: what of the row's place is the value: the line on which its record begins, or its segment.
+    :param rules: what the dataset does to the values first, and asks of them.
     :param kind: what the values are read as.
     :param type: the column's type for SQL, with its modifier: `numeric(12,2)`.
     :param code: of a rejection, see `ValueCode`.
@@ -75,7 +79,8 @@ class PlanColumn(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     labels: tuple[str, ...] = ()
     position: int | None = None
     constant: str | None = None
-    computed: Literal["line", "segment"] | None = None
+    computed: Computed | None = None
+    rules: Rules | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, rename="camel"):
@@ -83,11 +88,12 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
 
     :param dataset: name of the dataset.
     :param table_schema: and `table_name`: the table's name, in its two parts, unquoted (asyncpg quotes them itself).
-    :param fields: the columns of the file, as its header names them.
+    :param fields: the columns of the file, as its header names them, or what is said in its place.
     :param columns: those of the table that are filled.
     :param copy_format: `binary` when every column has an exact binary form.
     :param encoding: of the database; other than UTF8 it may be unable to store a character.
     :param dialect: of the file.
+    :param header: the first record is no row.
     :param max_record_bytes: where a record is cut off depends on it, so it stays what it was; `None` in plans of old.
     """
 
@@ -100,6 +106,7 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     encoding: str = "UTF8"
     dialect: Dialect = Dialect()
     max_record_bytes: int | None = None
+    header: bool = True
     version: Literal[1] = 1
 
     @property
@@ -126,84 +133,125 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _PLAIN: Final = Dialect()
-#: What may separate the fields of a file.
-_DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_NOTHING_ASKED: Final = Options()
+#: Stands in plans that are made to be looked at, before there is an upload.
+_NO_UPLOAD: Final = UUID(int=0)
 _CHANGE_BACK: Final = "Change it back and retry; or take out what was loaded and upload the file again."
 
 
 def make_plan(
     table: Table,
-    dataset: str,
+    dataset: Dataset,
     header: Sequence[str],
     *,
+    options: Options = _NOTHING_ASKED,
     dialect: Dialect = _PLAIN,
     max_record_bytes: int | None = None,
+    upload_id: UUID = _NO_UPLOAD,
 ) -> Plan:
-    """Set the file's header against the table.
+    """Set the file's header against the table, by the rules of the dataset and by what the upload asks.
 
-    A name matches a column exactly once surrounding white space is trimmed, else without regard to case if that
-    finds a single column. Columns that the file lacks get their default or NULL.
+    Columns that the file lacks get the dataset's constant or default, else the table's default or NULL.
 
-    :raises Failure: `header_mismatch`, with all names at fault in `missing`, `unknown`, `repeated` and `generated`,
-        and `nearest`: for an unknown name the columns that look like it.
+    To check a header before there is an upload, leave its id out.
+
+    :param header: the names in the file's first record; of no meaning where that is no header.
+    :param options: win over the dataset.
+    :param upload_id: what the constant `$uploadId` stands for.
+    :raises Failure: `header_mismatch` and `option_invalid`, see `match_header`; `dataset_invalid`, see `settle`.
     """
-    found = _match(table, header)
-    unknown = [name for name, column in zip(header, found, strict=True) if column is None]
-    times = Counter(column.name for column in found if column is not None)
-    repeated = [name for name, count in times.items() if count > 1]
-    generated = [c.name for c in table.columns if c.name in times and c.generated]
-    missing = [c.name for c in table.columns if c.name not in times and _must_be_given(c, table)]
-    if unknown or repeated or generated or missing or not times:
-        raise _mismatch(
-            table,
-            header,
-            delimiter=dialect.delimiter,
-            missing=missing,
-            unknown=unknown,
-            repeated=repeated,
-            generated=generated,
-        )
-    columns = tuple(
-        _plan_column(column, source, table, position)
-        for position, (source, column) in enumerate(zip(header, found, strict=True))
+    rules = settle(dataset, table)
+    matched = match_header(table, dataset, header, options, delimiter=dialect.delimiter)
+    filled = [
+        _plan_column(column, table, source=source, position=position, rules=rules.get(column.name))
+        for position, (source, column) in enumerate(zip(matched.fields, matched.columns, strict=True))
         if column is not None
-    )
+    ]
+    there = {column.name for column in filled}
+    filled += [
+        _plan_column(column, table, source=column.name, **given)
+        for column in table.columns
+        if column.name not in there and (given := _given(dataset, column.name, rules.get(column.name), upload_id))
+    ]
     return Plan(
-        dataset=dataset,
+        dataset=dataset.name,
         table_schema=table.schema,
         table_name=table.name,
-        fields=tuple(header),
-        columns=columns,
-        copy_format="binary" if all(column.kind in _BINARY for column in columns) else "csv",
+        fields=matched.fields,
+        columns=tuple(filled),
+        copy_format="binary" if all(column.kind in _BINARY for column in filled) else "csv",
         encoding=table.encoding,
         dialect=dialect,
         max_record_bytes=max_record_bytes,
+        header=dataset.has_header(options),
     )
 
 
 def check_plan(plan: Plan, table: Table) -> None:
-    """Check that a plan made earlier still fits the table as it is now.
+    """Check that a plan made earlier still fits the table as it is now, whatever has become of its dataset.
 
     A column added since is no matter if it may stay out of the file, nor is a label added to an enum (a value that
     the plan does not know is asked of Postgres).
 
-    :raises Failure: `table_changed`, naming what changed.
+    :raises Failure: `plan_changed`, naming what changed.
     """
-    try:
-        now = make_plan(table, plan.dataset, plan.fields)
-    except Failure as exc:
-        msg = f"Table {table.sql_name} has changed since this load began. {exc.detail} {_CHANGE_BACK}"
-        raise Failure("table_changed", msg, **exc.extra) from exc
+    columns = {column.name: column for column in table.columns}
+    unknown = [old.source for old in plan.columns if old.name not in columns]
+    generated = [old.name for old in plan.columns if old.name in columns and columns[old.name].generated]
+    missing = [c.name for c in table.columns if c.name not in plan.column_names and must_be_given(c, table)]
+    if unknown or generated or missing:
+        found = mismatch(
+            table,
+            known=columns,
+            header=plan.fields,
+            delimiter=plan.dialect.delimiter,
+            missing=missing,
+            unknown=unknown,
+            repeated=[],
+            generated=generated,
+        )
+        msg = f"Table {table.sql_name} has changed since this load began. {found.detail} {_CHANGE_BACK}"
+        raise Failure("plan_changed", msg, **found.extra)
+    now = [_as_now(old, columns[old.name], table) for old in plan.columns]
     changed = [
         f"{old.name} ({old.type} before, {new.type} now)" if old.type != new.type else old.name
-        for old, new in zip(plan.columns, now.columns, strict=True)
+        for old, new in zip(plan.columns, now, strict=True)
         # What a row must have stays as it was when the load began: Postgres watches over what the table wants now.
         if msgspec.structs.replace(_relabelled(old, new), required=new.required) != new
     ]
-    if changed or (plan.table, plan.encoding) != (now.table, now.encoding):
-        what = f": {_listed(changed)}" if changed else ""
+    if changed or (plan.table, plan.encoding) != (table.sql_name, table.encoding):
+        what = f": {listed(changed)}" if changed else ""
         msg = f"Table {plan.table} has changed since this load began{what}. {_CHANGE_BACK}"
-        raise Failure("table_changed", msg, changed=changed)
+        raise Failure("plan_changed", msg, changed=changed)
+
+
+def _as_now(old: PlanColumn, column: Column, table: Table) -> PlanColumn:
+    return _plan_column(
+        column,
+        table,
+        source=old.source,
+        position=old.position,
+        constant=old.constant,
+        computed=old.computed,
+        rules=old.rules,
+    )
+
+
+def _given(dataset: Dataset, column: str, rules: Rules | None, upload_id: UUID) -> dict[str, Any]:
+    """The value that every row gets in a column that the file lacks, if the dataset says one."""
+    said = dataset.columns.get(column)
+    if said is not None and said.constant is not None:
+        text = as_text(said.constant)
+        match text:
+            case "$line" | "$segment":
+                return {"computed": text.removeprefix("$")}
+            case "$uploadId":
+                return {"constant": str(upload_id)}
+            case _:
+                return {"constant": text.removeprefix("$") if text.startswith("$$") else text}
+    if rules is not None and rules.default is not None:
+        return {"constant": rules.default, "rules": rules}
+    return {}
 
 
 def _relabelled(old: PlanColumn, new: PlanColumn) -> PlanColumn:
@@ -213,21 +261,16 @@ def _relabelled(old: PlanColumn, new: PlanColumn) -> PlanColumn:
     return old
 
 
-def _match(table: Table, header: Sequence[str]) -> list[Column | None]:
-    exact = {column.name: column for column in table.columns}
-    folded: dict[str, Column | None] = {}
-    for column in table.columns:
-        key = column.name.casefold()
-        folded[key] = None if key in folded else column
-    trimmed = [name.strip() for name in header]
-    return [exact.get(name) or folded.get(name.casefold()) for name in trimmed]
-
-
-def _must_be_given(column: Column, table: Table) -> bool:
-    return column.not_null and not (column.has_default or column.generated or table.before_insert)
-
-
-def _plan_column(column: Column, source: str, table: Table, position: int) -> PlanColumn:
+def _plan_column(
+    column: Column,
+    table: Table,
+    *,
+    source: str,
+    position: int | None = None,
+    constant: str | None = None,
+    computed: Computed | None = None,
+    rules: Rules | None = None,
+) -> PlanColumn:
     return PlanColumn(
         name=column.name,
         source=source,
@@ -242,6 +285,9 @@ def _plan_column(column: Column, source: str, table: Table, position: int) -> Pl
         scale=column.scale,
         labels=column.labels,
         position=position,
+        constant=constant,
+        computed=computed,
+        rules=rules,
     )
 
 
@@ -265,66 +311,3 @@ def _is_decimal(column: Column) -> bool:
     if column.precision is None or column.scale is None:
         return False
     return 0 <= column.scale <= column.precision <= _DECIMAL_DIGITS
-
-
-def _mismatch(
-    table: Table,
-    header: Sequence[str],
-    *,
-    delimiter: str,
-    missing: list[str],
-    unknown: list[str],
-    repeated: list[str],
-    generated: list[str],
-) -> Failure:
-    nearest = {_shorten(name): close for name in unknown[:_SHOWN_NAMES] if (close := _nearest(table, name))}
-    parts = []
-    if missing:
-        parts.append(f"missing: {_listed(missing)}")
-    if unknown:
-        parts.append(f"unknown: {_listed(_with_hint(name, nearest) for name in unknown)}")
-    if repeated:
-        parts.append(f"given more than once: {_listed(repeated)}")
-    if generated:
-        parts.append(f"computed by the database, so they cannot be loaded: {_listed(generated)}")
-    if not parts:
-        parts.append("it names no column")
-    detail = f"The file's header does not fit table {table.sql_name}: {'; '.join(parts)}."
-    if len(header) == 1 and (other := next((found for found in _DELIMITERS if found in header[0]), None)):
-        taken = _DELIMITERS.get(delimiter, repr(delimiter))
-        detail += f" Fields were taken to be separated by {taken}, and the header has {_DELIMITERS[other]}."
-    extra: dict[str, Any] = {
-        "missing": _bounded(missing),
-        "unknown": _bounded(unknown),
-        "repeated": _bounded(repeated),
-        "generated": _bounded(generated),
-        "nearest": nearest,
-    }
-    return Failure("header_mismatch", detail, **extra)
-
-
-def _nearest(table: Table, name: str) -> list[str]:
-    columns = {column.name.casefold(): column.name for column in table.columns if not column.generated}
-    close = difflib.get_close_matches(_shorten(name).strip().casefold(), columns, n=3)
-    return [columns[match] for match in close]
-
-
-def _with_hint(name: str, nearest: dict[str, list[str]]) -> str:
-    shown = _shorten(name)
-    close = nearest.get(shown)
-    return f"{shown or '(empty)'} (did you mean {' or '.join(close)}?)" if close else shown or "(empty)"
-
-
-def _shorten(name: str) -> str:
-    return name if len(name) <= _SHOWN_CHARACTERS else name[: _SHOWN_CHARACTERS - 1] + "…"
-
-
-def _bounded(names: list[str]) -> list[str]:
-    return [_shorten(name) for name in names[:_SHOWN_NAMES]]
-
-
-def _listed(names: Iterable[str]) -> str:
-    all_names = list(names)
-    more = len(all_names) - _SHOWN_NAMES
-    shown = ", ".join(all_names[:_SHOWN_NAMES])
-    return f"{shown} and {more} more" if more > 0 else shown

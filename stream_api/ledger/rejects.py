@@ -17,8 +17,13 @@ SELECT number, rejects, rejects_key FROM stream_api.segments
 WHERE upload_id = $1 AND table_oid IS NOT NULL AND number > $2 AND num_nonnulls(rejects, rejects_key) > 0
 ORDER BY number LIMIT $3
 """
+# A file without a header has at most a byte order mark or the like in its place.
 _HEADER: Final = """
-SELECT header FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL AND header IS NOT NULL
+SELECT coalesce(segment.header, CASE WHEN upload.plan ->> 'header' = 'false' THEN ''::bytea END)
+  FROM stream_api.uploads AS upload
+  LEFT JOIN stream_api.segments AS segment
+    ON segment.upload_id = upload.id AND segment.table_oid IS NOT NULL AND segment.header IS NOT NULL
+ WHERE upload.id = $1
 """
 _KNOWN: Final = "SELECT rejects_key FROM stream_api.segments WHERE upload_id = $1 AND rejects_key = ANY ($2::text[])"
 
@@ -56,7 +61,10 @@ class RejectsLedger:
             last = rows[-1]["number"]
 
     async def header(self, upload_id: UUID) -> bytes | None:
-        """The header of the file, byte for byte; `None` when the segment that holds it is not loaded."""
+        """The header of the file, byte for byte, or what stands before the first record of a file without one.
+
+        `None` when the segment that holds the header is not loaded.
+        """
         async with using(self._pool) as connection:
             header: bytes | None = await connection.fetchval(_HEADER, upload_id)
         return header

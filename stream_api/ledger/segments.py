@@ -174,7 +174,7 @@ async def record_segment(
     """Complete the ledger row of a segment, after its COPY and in the same transaction.
 
     :param table: the table that the COPY went into, as SQL names it.
-    :raises Failure: `table_changed` if that is not the table that the upload was taken for: its ledger row would
+    :raises Failure: `plan_changed` if that is not the table that the upload was taken for: its ledger row would
         otherwise be taken for a stale one, and the segment loaded twice. `database_unavailable`, `database_refused`.
     """
     with translated(connection):
@@ -200,5 +200,5 @@ async def record_segment(
         )
     if recorded is None:
         raise Failure(
-            "table_changed", f"The segment went into {table}, which is not the table that this upload was taken for"
+            "plan_changed", f"The segment went into {table}, which is not the table that this upload was taken for"
         )

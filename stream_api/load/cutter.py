@@ -21,7 +21,8 @@ class Cutter:
 
     Segment k begins at the first record that starts at or past byte k × `segment_bytes`; a record therefore belongs
     to segment `start // segment_bytes`, whatever the pieces were. The header, with what stands before it, is a
-    batch of its own without records, and belongs to segment 0.
+    batch of its own without records, and belongs to segment 0; of a file without one that is what stands before its
+    first record, mostly nothing.
 
     Memory: what has been handed in and not cut (at most `batch_bytes` + one piece + the longest record), and while
     cutting the batches made of it and some 2 bytes of index for each byte; of UTF-16 another half.
@@ -31,6 +32,7 @@ class Cutter:
 
     :param start: byte of the decoded file at which the pieces begin; 0, or where a record begins.
     :param line: line of the file at `start`, from 1.
+    :param named: the file has a header.
     :param batch_bytes: batches close at the first record that reaches this size.
     """
 
@@ -41,6 +43,7 @@ class Cutter:
         segment_bytes: int,
         batch_bytes: int,
         limits: Limits,
+        named: bool = True,
         start: int = 0,
         line: int = 1,
     ) -> None:
@@ -52,6 +55,7 @@ class Cutter:
         self._limits = limits
         self._start = start
         self._line = line
+        self._named = named
         self._header_wanted = start == 0
         #: Whether what comes next is the rest of a line that is too long, and where that line begins.
         self._in_line = False
@@ -84,7 +88,7 @@ class Cutter:
 
     def _batches(self, data: bytes, *, final: bool) -> Iterator[Batch]:
         if self._header_wanted:
-            found = find_header(data, self._dialect, final=final, limits=self._limits)
+            found = find_header(data, self._dialect, final=final, limits=self._limits, named=self._named)
             if found is None:
                 return
             self._header_wanted = False

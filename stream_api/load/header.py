@@ -43,25 +43,28 @@ class Limits:
         return max(self.record, self.header)
 
 
-def find_header(data: bytes, dialect: Dialect, *, final: bool, limits: Limits) -> tuple[list[str], int] | None:
+def find_header(
+    data: bytes, dialect: Dialect, *, final: bool, limits: Limits, named: bool = True
+) -> tuple[list[str], int] | None:
     """The names in the header and the offset just past it, or `None` while `data` does not hold all of it.
 
     A byte order mark, blank lines, comments and a line for spreadsheets (`sep=;`) before the header are passed over;
     all of it counts for the limit.
 
     :param data: the beginning of the file.
+    :param named: the file has a header. Of one that has none there are no names, and the offset is that of its first
+        record, or of a blank line or comment before it.
     :param final: nothing follows `data`.
     :raises Failure: `encoding_unsupported` when the header is not text in its encoding; `header_too_long`,
         `too_many_columns`; `header_unreadable`, for a quote that is not closed; `header_mismatch` when there is none.
     """
-    for magic, kind in _NOT_TEXT.items():
-        if data.startswith(magic):
-            message = f"The file is {kind}, not CSV text. Unpack it and upload the CSV file itself."
-            raise Failure("encoding_unsupported", message)
+    _check_is_text(data)
     mark = byte_order_mark(dialect.encoding)
     if not final and len(data) < len(mark) and mark.startswith(data):
         return None
     start = len(mark) if mark and data.startswith(mark) else 0
+    if not named and not dialect.sep_line:
+        return [], start
     unit = unit_bytes(dialect.encoding)
     grammar, text = Grammar.of(dialect), shadow(data[start:], dialect.encoding)
     if unit > 1 and len(data) % unit and not final:
@@ -76,18 +79,15 @@ def find_header(data: bytes, dialect: Dialect, *, final: bool, limits: Limits) -
             raise _refused(reading.refused.get(number, RECORD_TOO_LONG), limits)
         if record in {b"\n", b"\r\n", b"\r"} or grammar.is_comment(record):
             continue
+        past = min(start + end * unit, len(data))
         if to_pass_over:
             to_pass_over = False
+            if not named:
+                return [], past
             continue
-        past = min(start + end * unit, len(data))
-        names = _names(data[start + begin * unit : past], dialect, grammar)
-        if len(names) > limits.columns:
-            detail = (
-                f"The header has {len(names)} columns, and {limits.columns} are allowed (STREAM_API_MAX_COLUMNS). "
-                "If they are too many, the delimiter may be another: see the form field delimiter."
-            )
-            raise Failure("too_many_columns", detail, limit=limits.columns)
-        return names, past
+        return _names(data[start + begin * unit : past], dialect, grammar, limits), past
+    if final and not named:
+        return [], len(data)
     if final:
         message = "The file has no header: its first line must name the columns."
         raise Failure("header_mismatch", message, missing=[], unknown=[], repeated=[], generated=[], nearest={})
@@ -96,7 +96,25 @@ def find_header(data: bytes, dialect: Dialect, *, final: bool, limits: Limits) -
     return None
 
 
-def _names(record: bytes, dialect: Dialect, grammar: Grammar) -> list[str]:
+def _check_is_text(data: bytes) -> None:
+    for magic, kind in _NOT_TEXT.items():
+        if data.startswith(magic):
+            message = f"The file is {kind}, not CSV text. Unpack it and upload the CSV file itself."
+            raise Failure("encoding_unsupported", message)
+
+
+def _names(record: bytes, dialect: Dialect, grammar: Grammar, limits: Limits) -> list[str]:
+    names = _decoded(record, dialect, grammar)
+    if len(names) > limits.columns:
+        detail = (
+            f"The header has {len(names)} columns, and {limits.columns} are allowed (STREAM_API_MAX_COLUMNS). "
+            "If they are too many, the delimiter may be another: see the form field delimiter."
+        )
+        raise Failure("too_many_columns", detail, limit=limits.columns)
+    return names
+
+
+def _decoded(record: bytes, dialect: Dialect, grammar: Grammar) -> list[str]:
     text, _, bad = recode(record, np.array([len(record)], np.int64), dialect.encoding)
     fields = grammar.fields(text)
     if not bad.size:

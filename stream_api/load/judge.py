@@ -71,7 +71,7 @@ class Judge:
     async def ask(self, questions: Iterable[Question]) -> dict[Question, Refusal]:
         """Ask about values; the same value is asked about once. Those that are not in the answer are taken.
 
-        :raises Failure: `database_unavailable`, `database_refused`, `table_changed` (a type is gone).
+        :raises Failure: `database_unavailable`, `database_refused`, `plan_changed` (a type is gone).
         """
         asked = dict.fromkeys(questions)
         values = [question for question in asked if question.value is not None]
@@ -133,12 +133,12 @@ async def _ask_null(connection: PoolConnectionProxy[Any], type_name: str) -> Ref
 def _refusal(exc: asyncpg.PostgresError) -> Refusal:
     """What an error that was thrown says about the value.
 
-    :raises Failure: `table_changed`. :raises asyncpg.PostgresError: the error, where it is not about a value.
+    :raises Failure: `plan_changed`. :raises asyncpg.PostgresError: the error, where it is not about a value.
     """
     sqlstate = exc.sqlstate or ""
     if sqlstate == _UNDEFINED_OBJECT:
         msg = f"A type of the table is no longer there: {exc}"
-        raise Failure("table_changed", msg) from exc
+        raise Failure("plan_changed", msg) from exc
     if sqlstate[:2] in _VALUE_CLASSES or sqlstate == _INTERNAL_ERROR:
         return Refusal(_sentence(str(exc.args[0]) if exc.args else "", exc.detail), sqlstate)
     raise exc

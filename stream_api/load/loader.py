@@ -265,7 +265,7 @@ class Loader:
                 plan.fields,
                 self._settings.max_value_bytes,
             )
-            make_cutter = partial(sizes.cutter, plan.dialect, limits)
+            make_cutter = partial(sizes.cutter, plan.dialect, limits, plan.header)
             lane = partial(
                 Lane,
                 upload_id=manifest.upload_id,
@@ -347,8 +347,17 @@ class Loader:
             check_plan(stored, table)
             return stored
         limits = self._limits(None)
-        header = await self._source(manifest, manifest.dialect).read_header(limits)
-        plan = make_plan(table, manifest.dataset, header, dialect=manifest.dialect, max_record_bytes=limits.record)
+        dataset, options = find_dataset(self._datasets, manifest.dataset), manifest.options
+        source = self._source(manifest, manifest.dialect)
+        plan = make_plan(
+            table,
+            dataset,
+            await source.read_header(limits, named=dataset.has_header(options)),
+            options=options,
+            dialect=manifest.dialect,
+            max_record_bytes=limits.record,
+            upload_id=manifest.upload_id,
+        )
         return Plan.decode(await self._ledger.set_plan(manifest.upload_id, taken.run, plan.encode(), target))
 
     def _source(self, manifest: Manifest, dialect: Dialect) -> Source:

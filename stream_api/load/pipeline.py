@@ -66,13 +66,14 @@ class Sizes:
             segment_queue=2 * settings.batch_bytes,
         )
 
-    def cutter(self, dialect: Dialect, limits: Limits, start: int, line: int) -> Cutter:
+    def cutter(self, dialect: Dialect, limits: Limits, named: bool, start: int, line: int) -> Cutter:  # noqa: FBT001
         """A cutter for bytes that begin at this byte and on this line."""
         return Cutter(
             dialect,
             segment_bytes=self.segment,
             batch_bytes=self.batch,
             limits=limits,
+            named=named,
             start=start,
             line=line,
         )

@@ -27,7 +27,7 @@ def refusals(table: str, connection: Connection) -> Iterator[None]:
     What a trigger or a default of the table comes to looks the same, so the server's own words are always in them.
 
     :param table: for SQL.
-    :raises Failure: `table_missing`, `table_changed`, `table_denied`; none of them passes by itself.
+    :raises Failure: `table_missing`, `plan_changed`, `table_denied`; none of them passes by itself.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def _failure(exc: asyncpg.PostgresError, table: str, *, role: str) -> Failure | 
         return Failure("table_missing", detail, table=table, sqlstate=state)
     if state == _UNDEFINED_COLUMN:
         detail = f"{table} has changed since this load began: {said}. Change it back, then retry."
-        return Failure("table_changed", detail, table=table, sqlstate=state)
+        return Failure("plan_changed", detail, table=table, sqlstate=state)
     if state == _NO_PRIVILEGE:
         detail = f"The role {role} may not put rows into {table}: {said}. GRANT INSERT ON {table} TO {role}, or what "
         return Failure("table_denied", f"{detail}else it lacks, then retry.", table=table, role=role, sqlstate=state)

@@ -99,8 +99,8 @@ class Source:
             async with other.opened(), other.open_range(start, end) as pieces:
                 yield pieces
 
-    async def read_header(self, limits: Limits) -> list[str]:
-        """The names in the header. Afterwards a compressed file cannot be read any more.
+    async def read_header(self, limits: Limits, *, named: bool) -> list[str]:
+        """The names in the header; none of a file without one. Afterwards a compressed file cannot be read any more.
 
         :raises Failure: as `find_header` and `open_range`.
         """
@@ -108,10 +108,10 @@ class Source:
         async with self.opened(), self.open_range(0, self.end) as pieces:
             async for piece in pieces:
                 head += piece
-                found = find_header(head, self._dialect, final=False, limits=limits)
+                found = find_header(head, self._dialect, final=False, limits=limits, named=named)
                 if found is not None:
                     return found[0]
-        found = find_header(head, self._dialect, final=True, limits=limits)
+        found = find_header(head, self._dialect, final=True, limits=limits, named=named)
         assert found is not None  # noqa: S101 (with `final` it is found or raises)
         return found[0]
 

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from stream_api.datasets.catalogue import Column, read_table
+from stream_api.datasets.dataset import Dataset
 from stream_api.datasets.plan import make_plan
 from stream_api.errors import Failure
 
@@ -60,7 +61,7 @@ async def test_everything_about_a_table(empty_database: str) -> None:
         Column("iv", "interval day to second(2)", "interval"),
         Column("d", "date", "date", has_default=True),
     )
-    assert make_plan(table, "d", ["id", "Name", "f"]).copy_format == "csv"
+    assert make_plan(table, Dataset(name="d", table="t"), ["id", "Name", "f"]).copy_format == "csv"
 
 
 @pytest.mark.parametrize(

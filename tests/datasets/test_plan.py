@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_api.datasets.catalogue import Column, Table
+from stream_api.datasets.dataset import Dataset
 from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
@@ -30,9 +31,12 @@ EVENTS = Table(
 )
 
 
+DATASET = Dataset(name="events", table="events")
+
+
 def mismatch(table: Table, header: list[str]) -> Failure:
     with pytest.raises(Failure) as caught:
-        make_plan(table, "events", header)
+        make_plan(table, DATASET, header)
     assert caught.value.code == "header_mismatch"
     return caught.value
 
@@ -40,7 +44,7 @@ def mismatch(table: Table, header: list[str]) -> Failure:
 def changed(plan: Plan, table: Table) -> Failure:
     with pytest.raises(Failure) as caught:
         check_plan(plan, table)
-    assert caught.value.code == "table_changed"
+    assert caught.value.code == "plan_changed"
     return caught.value
 
 
@@ -51,7 +55,7 @@ def with_column(name: str, **values: object) -> Table:
 
 
 def test_columns_stand_in_the_files_order() -> None:
-    plan = make_plan(EVENTS, "events", ["mood", "kind", "id"])
+    plan = make_plan(EVENTS, DATASET, ["mood", "kind", "id"])
     assert plan.column_names == ("mood", "kind", "id")
     assert [(c.kind, c.required, c.code) for c in plan.columns] == [
         ("enum", False, "invalid_value"),
@@ -62,14 +66,14 @@ def test_columns_stand_in_the_files_order() -> None:
 
 
 def test_names_match_after_trimming_and_then_without_regard_to_case() -> None:
-    plan = make_plan(EVENTS, "events", [" id\t", "KIND", "Created_At"])
+    plan = make_plan(EVENTS, DATASET, [" id\t", "KIND", "Created_At"])
     assert plan.column_names == ("id", "kind", "created_at")
     assert [column.source for column in plan.columns] == [" id\t", "KIND", "Created_At"]
 
 
 def test_an_exact_name_wins_and_an_ambiguous_one_is_unknown() -> None:
     table = Table(1, "s", "t", (Column("a", "text", "text"), Column("A", "text", "text"), Column("b", "text", "text")))
-    assert make_plan(table, "d", ["A", "a"]).column_names == ("A", "a")
+    assert make_plan(table, DATASET, ["A", "a"]).column_names == ("A", "a")
     ambiguous = replace(table, columns=(Column("ab", "text", "text"), Column("AB", "text", "text")))
     assert mismatch(ambiguous, ["Ab"]).extra["unknown"] == ["Ab"]
 
@@ -118,14 +122,14 @@ def test_a_header_of_nonsense_gives_a_short_answer() -> None:
     ],
 )
 def test_kinds(column: Column, kind: str) -> None:
-    plan = make_plan(Table(1, "s", "t", (column,)), "d", ["c"])
+    plan = make_plan(Table(1, "s", "t", (column,)), DATASET, ["c"])
     assert plan.columns[0].kind == kind
     assert plan.copy_format == ("binary" if kind in ("numeric", "text") else "csv")
     assert plan.columns[0].judge_null == column.domain
 
 
 def test_with_triggers_before_insert_only_postgres_knows_what_is_missing() -> None:
-    plan = make_plan(replace(EVENTS, before_insert=True), "events", ["amount"])
+    plan = make_plan(replace(EVENTS, before_insert=True), DATASET, ["amount"])
     assert not any(column.required for column in plan.columns)
 
 
@@ -135,20 +139,20 @@ def test_with_triggers_before_insert_only_postgres_knows_what_is_missing() -> No
 )
 def test_a_plan_survives_being_stored(names: list[str], delimiter: str) -> None:
     columns = tuple(Column(name.strip(), "text", "text", length=len(name)) for name in names)
-    plan = make_plan(Table(1, 'a"b', 'c"d', columns), "d", names, dialect=Dialect(delimiter=delimiter))
+    plan = make_plan(Table(1, 'a"b', 'c"d', columns), DATASET, names, dialect=Dialect(delimiter=delimiter))
     assert Plan.decode(plan.encode()) == plan
     assert plan.table == '"a""b"."c""d"'
     check_plan(plan, Table(2, 'a"b', 'c"d', columns))
 
 
 def test_a_plan_of_a_later_version_is_refused() -> None:
-    data = make_plan(EVENTS, "events", ["id", "kind"]).encode().replace(b'"version":1', b'"version":2')
+    data = make_plan(EVENTS, DATASET, ["id", "kind"]).encode().replace(b'"version":1', b'"version":2')
     with pytest.raises(msgspec.ValidationError):
         Plan.decode(data)
 
 
 def test_what_may_change_in_the_table() -> None:
-    plan = make_plan(EVENTS, "events", ["id", "kind", "mood"])
+    plan = make_plan(EVENTS, DATASET, ["id", "kind", "mood"])
     check_plan(plan, replace(EVENTS, oid=2, columns=(*EVENTS.columns, Column("new", "text", "text"))))
     check_plan(plan, with_column("mood", labels=("sad", "so so", "ok")))
     check_plan(plan, with_column("kind", not_null=False))
@@ -156,7 +160,7 @@ def test_what_may_change_in_the_table() -> None:
 
 
 def test_what_may_not_change_in_the_table() -> None:
-    plan = make_plan(EVENTS, "events", ["id", "kind", "mood", "amount"])
+    plan = make_plan(EVENTS, DATASET, ["id", "kind", "mood", "amount"])
     wider = with_column("amount", type="numeric(20,2)", precision=20)
     failure = changed(plan, wider)
     assert failure.extra == {"changed": ["amount (numeric(12,2) before, numeric(20,2) now)"]}

@@ -165,7 +165,7 @@ async def test_a_segment_of_another_table_is_refused(loads: Loads, upload_id: UU
         assert await claim_segment(lane, upload_id, 1, 0)
         with pytest.raises(Failure) as failed:
             await record_segment(lane, upload_id, figures(0, 0, 100), table)
-        assert failed.value.code == "table_changed"
+        assert failed.value.code == "plan_changed"
         await transaction.rollback()
     async with lane.transaction():
         assert await claim_segment(lane, upload_id, 1, 0)

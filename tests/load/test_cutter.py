@@ -32,12 +32,14 @@ def cut(
     line: int = 1,
     max_record_bytes: int = 10**6,
     dialect: Dialect = PLAIN,
+    named: bool = True,
 ) -> list[Batch]:
     cutter = Cutter(
         dialect,
         segment_bytes=segment_bytes,
         batch_bytes=batch_bytes,
         limits=Limits(record=max_record_bytes),
+        named=named,
         start=start,
         line=line,
     )
@@ -249,6 +251,33 @@ def test_limits_of_the_header(data: bytes, code: str, limits: Limits) -> None:
     with pytest.raises(Failure) as caught:
         find_header(data, PLAIN, final=False, limits=limits)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("data", "end", "dialect"),
+    [
+        (b"1,2\n3,4", 0, PLAIN),
+        (b"\n1\n", 0, PLAIN),
+        (b"#1\n1\n", 0, Dialect(comment="#")),
+        (b"\xef\xbb\xbf1\n", 3, PLAIN),
+        (b"\xef\xbb\xbfsep=;\r\n1;2\n", 10, Dialect(delimiter=";", sep_line=True)),
+        (b"sep=;", 5, Dialect(delimiter=";", sep_line=True)),
+        ("\ufeff1\n".encode("utf-16-le"), 2, Dialect(encoding="utf-16-le")),
+        (b"", 0, PLAIN),
+    ],
+)
+def test_a_file_without_a_header_begins_with_a_record(data: bytes, end: int, dialect: Dialect) -> None:
+    assert find_header(data, dialect, final=True, limits=Limits(), named=False) == ([], end)
+    for piece in range(1, len(data) + 1):
+        batches = cut(data, pieces=[piece] * len(data), dialect=dialect, named=False, batch_bytes=1)
+        assert (batches[0].header, batches[0].end, batches[0].segment) == (data[:end], end, 0)
+        assert b"".join(record for _, record in records(batches)) == data[end:]
+
+
+def test_a_file_without_a_header_may_be_no_text_all_the_same() -> None:
+    with pytest.raises(Failure) as caught:
+        find_header(b"PK\x03\x04", PLAIN, final=True, limits=Limits(), named=False)
+    assert caught.value.code == "encoding_unsupported"
 
 
 def test_header_without_line_end() -> None:

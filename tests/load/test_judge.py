@@ -94,10 +94,10 @@ async def test_a_type_that_is_gone(empty_database: str) -> None:
     async with connected(empty_database) as pool:
         with pytest.raises(Failure) as caught:
             await Judge(pool).ask([Question("public.gone", "x")])
-        assert caught.value.code == "table_changed"
+        assert caught.value.code == "plan_changed"
         with pytest.raises(Failure) as caught:
             await Judge(pool).ask([Question("public.gone", None)])
-        assert caught.value.code == "table_changed"
+        assert caught.value.code == "plan_changed"
 
 
 async def test_an_outage_is_a_failure_and_not_a_refusal(empty_database: str) -> None:

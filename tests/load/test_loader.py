@@ -160,7 +160,7 @@ async def test_a_table_that_is_changed_in_the_middle_of_a_load(loading: Loading)
     assert row.error is not None
     assert (row.state, row.error["code"], row.error["changed"]) == (
         "failed",
-        "table_changed",
+        "plan_changed",
         ["amount (numeric(12,2) before, numeric(14,4) now)"],
     )
     assert "upload the file again" in row.error["message"]

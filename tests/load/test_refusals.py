@@ -142,7 +142,7 @@ async def test_row_level_security(restricted: Restricted) -> None:
         ),
         (
             "ALTER TABLE webhook_events RENAME status TO state",
-            "table_changed",
+            "plan_changed",
             "ALTER TABLE webhook_events RENAME state TO status",
         ),
     ],

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from stream_api.datasets.catalogue import read_table
+from stream_api.datasets.dataset import Dataset
 from stream_api.datasets.plan import Plan, make_plan
 from stream_api.ledger.pool import SESSION_SETTINGS, Connection, Pool
 from stream_api.load.judge import Judge
@@ -36,7 +37,7 @@ async def connected(dsn: str) -> AsyncIterator[Pool]:
 async def plan_for(connection: Connection, table: str, header: Sequence[str] | None = None) -> Plan:
     """The plan of a file that has these columns, or all."""
     found = await read_table(connection, table)
-    return make_plan(found, table, header or [column.name for column in found.columns])
+    return make_plan(found, Dataset(name=table, table=table), header or [column.name for column in found.columns])
 
 
 def make_rows(plan: Plan, records: Iterable[Record], rejections: Sequence[Rejection] = ()) -> Rows:

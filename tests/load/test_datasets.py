@@ -1,0 +1,93 @@
+"""Loads into named datasets: what their files say about columns, and what an upload asks beside it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from stream_api.datasets.dataset import Dataset
+from stream_api.datasets.rules import ColumnRules
+from stream_api.dialects.dialect import Dialect
+from stream_api.options import Options
+from tests.load.conftest import Loading, open_loading
+
+ORDERS = """
+CREATE TABLE orders (
+    order_id int PRIMARY KEY, state text, amount numeric(12,2), paid_at timestamptz,
+    loaded_by uuid, line bigint, segment int, doubled int GENERATED ALWAYS AS (order_id * 2) STORED)
+"""
+DATASETS = {
+    "orders": Dataset(
+        name="orders",
+        table="orders",
+        columns={
+            "order_id": ColumnRules(source=("Order ID",)),
+            "loaded_by": ColumnRules(constant="$uploadId"),
+            "line": ColumnRules(constant="$line"),
+            "segment": ColumnRules(constant="$segment"),
+        },
+        ignore="note",
+    ),
+    "plain": Dataset(name="plain", table="orders", header=False),
+}
+
+
+@pytest.fixture
+async def orders(loading: Loading) -> AsyncIterator[Loading]:
+    """The datasets, over a table `orders`."""
+    await loading.execute(ORDERS)
+    async with open_loading(loading.settings, datasets=DATASETS) as named:
+        yield named
+
+
+async def test_rows_know_where_they_come_from(orders: Loading) -> None:
+    data = b'note,Order ID,state\nx,1,new\n\n"two\nlines",2,paid\nx,3,\n'
+    manifest = await orders.stored(data, dataset="orders", segment_bytes=20)
+    row = await orders.load(manifest)
+    assert (row.state, row.rows_inserted) == ("completed", 3), row.error
+    assert await orders.fetch("SELECT order_id, state, loaded_by, line, segment FROM orders ORDER BY 1") == [
+        (1, "new", manifest.upload_id, 2, 1),
+        (2, "paid", manifest.upload_id, 4, 1),
+        (3, None, manifest.upload_id, 6, 2),
+    ]
+
+
+async def test_a_file_without_a_header_has_the_tables_columns(orders: Loading) -> None:
+    data = b"1,new,1.50,2026-11-23,,7,8\nx,,,,,,\n2,,,,,,\nonly one\n"
+    manifest = await orders.stored(data, dataset="plain", segment_bytes=30)
+    row = await orders.load(manifest)
+    assert row.state == "completed", row.error
+    assert (row.rows_read, row.rows_inserted) == (4, 2)
+    assert row.rejected == {"invalid_number": 1, "wrong_field_count": 1}
+    assert await orders.original(row.id) == b"x,,,,,,\nonly one\n"
+    assert await orders.fetch("SELECT order_id, state, amount::text, line, segment FROM orders ORDER BY 1") == [
+        (1, "new", "1.50", 7, 8),
+        (2, None, None, None, None),
+    ]
+
+
+async def test_what_stands_before_the_first_record_is_given_back_as_well(orders: Loading) -> None:
+    options = Options(header=False, columns=("state", "order_id"))
+    data = "\ufeffsep=;\r\nä;1\r\nö;x\r\n".encode("utf-16-le")
+    dialect = Dialect(delimiter=";", sep_line=True, encoding="utf-16-le")
+    row = await orders.load(await orders.stored(data, dataset="orders", options=options, dialect=dialect))
+    assert (row.state, row.rows_inserted, row.rows_failed) == ("completed", 1, 1), row.error
+    assert await orders.original(row.id) == "\ufeffsep=;\r\nö;x\r\n".encode("utf-16-le")
+    assert await orders.fetch("SELECT order_id, state, line FROM orders") == [(1, "ä", 2)]
+
+
+async def test_the_uploads_mapping(orders: Loading) -> None:
+    options = Options(mapping={"nr": "order_id", "Note": "state"})
+    row = await orders.load(await orders.stored(b"note,nr\nhello,1\n", dataset="orders", options=options))
+    assert (row.state, row.rows_inserted) == ("completed", 1), row.error
+    assert await orders.value("SELECT state FROM orders WHERE order_id = 1") == "hello"
+
+
+async def test_rules_for_another_table_fail_the_load(orders: Loading) -> None:
+    datasets = {"orders": Dataset(name="orders", table="orders", columns={"colour": ColumnRules(trim=True)})}
+    async with open_loading(orders.settings, datasets=datasets) as other:
+        row = await other.load(await other.stored(b"order_id\n1\n", dataset="orders"))
+        assert row.state == "failed"
+        assert row.error is not None
+        assert row.error["code"] == "dataset_invalid"
