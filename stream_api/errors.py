@@ -72,6 +72,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "dataset_busy": ErrorCode(503, "As many loads into this dataset run as may", transient=True),
     "dataset_invalid": ErrorCode(422, "The rules of the dataset do not go with its table"),
     "header_mismatch": ErrorCode(422, "The file's header does not fit the table"),
+    "conflict_key_invalid": ErrorCode(422, "The table has no such key for conflicts"),
     "table_missing": ErrorCode(422, "The target table does not exist"),
     "table_denied": ErrorCode(422, "The target table takes no rows from this service"),
     "disk_full": ErrorCode(507, "The disk of the database is full"),

@@ -38,6 +38,18 @@ SELECT EXISTS (
        AND tgenabled IN ('O', 'A') AND tgtype & 7 = 7)  -- 1 FOR EACH ROW, 2 BEFORE, 4 INSERT
 """
 
+# What ON CONFLICT can speak of; the primary key comes first. A constraint without overlaps is an exclusion.
+_KEYS: Final = """
+SELECT i.indisprimary AS is_primary,
+       (SELECT array_agg(attname::text ORDER BY place)
+          FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
+          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum) AS columns
+  FROM pg_index i
+ WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND NOT i.indisexclusion
+   AND i.indpred IS NULL AND i.indexprs IS NULL
+ ORDER BY i.indisprimary DESC, i.indexrelid
+"""
+
 _COLUMNS: Final = """
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.atttypmod AS modifier,
        t.typtype::text AS type_kind,
@@ -102,6 +114,8 @@ class Table:
 
     :param before_insert: row triggers run before an INSERT; they may fill what is NOT NULL.
     :param encoding: of the database, such as `UTF8`.
+    :param primary_key: its columns, if there is one that is not deferrable.
+    :param unique_keys: the columns of each plain unique index, that of the primary key included.
     """
 
     oid: int
@@ -110,6 +124,8 @@ class Table:
     columns: tuple[Column, ...]
     before_insert: bool = False
     encoding: str = "UTF8"
+    primary_key: tuple[str, ...] = ()
+    unique_keys: tuple[tuple[str, ...], ...] = ()
 
     @property
     def sql_name(self) -> str:
@@ -149,6 +165,7 @@ async def read_table(conn: Connection, table: str) -> Table:
         await conn.fetchval(_NARROW_PATH)
         before_insert = await conn.fetchval(_TRIGGERS, found["oid"])
         columns = await conn.fetch(_COLUMNS, found["oid"])
+        keys = await conn.fetch(_KEYS, found["oid"])
     return Table(
         oid=found["oid"],
         schema=found["schema"],
@@ -156,6 +173,8 @@ async def read_table(conn: Connection, table: str) -> Table:
         columns=tuple(_column(row) for row in columns),
         before_insert=before_insert,
         encoding=found["encoding"],
+        primary_key=next((tuple(key["columns"]) for key in keys if key["is_primary"]), ()),
+        unique_keys=tuple(tuple(key["columns"]) for key in keys),
     )
 
 

@@ -9,12 +9,13 @@ import msgspec
 
 from stream_api.datasets.catalogue import Column, Table, quote_identifier
 from stream_api.datasets.dataset import Dataset
+from stream_api.datasets.deciding import check_key, decide
 from stream_api.datasets.matching import listed, match_header, mismatch, must_be_given
 from stream_api.datasets.rules import Rules, as_text
 from stream_api.datasets.settling import settle
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
-from stream_api.options import Options
+from stream_api.options import Conflict, Mode, Options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,7 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     :param dialect: of the file.
     :param header: the first record is no row.
     :param max_record_bytes: where a record is cut off depends on it, so it stays what it was; `None` in plans of old.
+    :param mode, conflict, key, dry_run: as decided, see `Options`; `key` is empty where `conflict` is `error`.
     """
 
     dataset: str
@@ -107,6 +109,10 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     dialect: Dialect = Dialect()
     max_record_bytes: int | None = None
     header: bool = True
+    mode: Mode = "append"
+    conflict: Conflict = "error"
+    key: tuple[str, ...] = ()
+    dry_run: bool = False
     version: Literal[1] = 1
 
     @property
@@ -158,7 +164,8 @@ def make_plan(
     :param header: the names in the file's first record; of no meaning where that is no header.
     :param options: win over the dataset.
     :param upload_id: what the constant `$uploadId` stands for.
-    :raises Failure: `header_mismatch` and `option_invalid`, see `match_header`; `dataset_invalid`, see `settle`.
+    :raises Failure: `header_mismatch` and `option_invalid`, see `match_header`; `dataset_invalid`, see `settle`;
+        `conflict_key_invalid`, see `decide`.
     """
     rules = settle(dataset, table)
     matched = match_header(table, dataset, header, options, delimiter=dialect.delimiter)
@@ -184,6 +191,7 @@ def make_plan(
         dialect=dialect,
         max_record_bytes=max_record_bytes,
         header=dataset.has_header(options),
+        **decide(table, dataset, options, [column.name for column in filled]),
     )
 
 
@@ -193,7 +201,7 @@ def check_plan(plan: Plan, table: Table) -> None:
     A column added since is no matter if it may stay out of the file, nor is a label added to an enum (a value that
     the plan does not know is asked of Postgres).
 
-    :raises Failure: `plan_changed`, naming what changed.
+    :raises Failure: `plan_changed`, naming what changed; `conflict_key_invalid`.
     """
     columns = {column.name: column for column in table.columns}
     unknown = [old.source for old in plan.columns if old.name not in columns]
@@ -223,6 +231,7 @@ def check_plan(plan: Plan, table: Table) -> None:
         what = f": {listed(changed)}" if changed else ""
         msg = f"Table {plan.table} has changed since this load began{what}. {_CHANGE_BACK}"
         raise Failure("plan_changed", msg, changed=changed)
+    check_key(table, plan.conflict, plan.key, plan.column_names)
 
 
 def _as_now(old: PlanColumn, column: Column, table: Table) -> PlanColumn:

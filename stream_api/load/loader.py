@@ -26,10 +26,13 @@ from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.ledger.slots import Slots, name_after
 from stream_api.ledger.uploads import Ended, Ledger, Taken
+from stream_api.load.claiming import Claims
 from stream_api.load.cutter import Cutter
-from stream_api.load.feeder import Lane
+from stream_api.load.feeder import Lane, Way
 from stream_api.load.header import Limits
+from stream_api.load.holding import held
 from stream_api.load.judge import Judge
+from stream_api.load.merging import FileOrder, Merging
 from stream_api.load.parser import Parser
 from stream_api.load.pipeline import Pipeline, Sizes
 from stream_api.load.reader import OpenRange, RunInThread, find_holes, read_again
@@ -39,6 +42,7 @@ from stream_api.load.reporting import Reporter
 from stream_api.load.retrying import Attempts, FullDisks
 from stream_api.load.sieve import Sieve
 from stream_api.load.source import Source
+from stream_api.load.straight import Straight
 from stream_api.load.turns import Turns
 from stream_api.load.validator import Validator
 from stream_api.storage.cleanup import clean_up_ended
@@ -266,21 +270,21 @@ class Loader:
                 self._settings.max_value_bytes,
             )
             make_cutter = partial(sizes.cutter, plan.dialect, limits, plan.header)
-            lane = partial(
-                Lane,
-                upload_id=manifest.upload_id,
-                run=taken.run,
-                plan=plan,
-                sieve=self._sieve(plan, parser, make_cutter, source.open_again),
-                turns=Turns(),
-                recorder=Recorder(
-                    manifest.upload_id,
-                    plan.table,
-                    limit=self._limit(manifest),
-                    put=partial(self._put_rejects, manifest.upload_id),
-                ),
-                committed=committed,
+            sieve = self._sieve(plan, parser, make_cutter, source.open_again)
+            turns, order = Turns(), FileOrder()
+            recorder = Recorder(
+                manifest.upload_id,
+                plan.table,
+                limit=self._limit(manifest),
+                put=partial(self._put_rejects, manifest.upload_id),
             )
+
+            def way(connection: LaneConnection) -> Way:
+                claims = Claims(connection, manifest.upload_id, taken.run, recorder)
+                if plan.conflict == "error":
+                    return Straight(claims, plan, sieve=sieve, turns=turns)
+                return Merging(claims, plan, sieve=sieve, order=order)
+
             # As many lanes as there is work for.
             segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
             connections = await self._connect(
@@ -290,8 +294,10 @@ class Loader:
                 sizes=sizes,
                 make_cutter=make_cutter,
                 parser=parser,
-                validator=Validator(plan, Judge(self._pool), self._run_in_thread),
-                lanes=[lane(connection) for connection in connections],
+                validator=Validator(
+                    plan if plan.conflict == "error" else held(plan), Judge(self._pool), self._run_in_thread
+                ),
+                lanes=[Lane(connection, way(connection), committed) for connection in connections],
                 run_in_thread=self._run_in_thread,
             )
             self._started(manifest.upload_id, pipeline)

@@ -84,7 +84,7 @@ class Sizes:
         Decoders: that of the load, and one for a segment that is read again, each its window and two chunks; cutter:
         what is held, its copy, its index and its shadow; batches: 1 queued, 1 on either side; rows: the same, each with
         its strings; encoded: 1 + 1; segments: lanes + 1 queued + 1 being dispatched; each lane: the rejections of its
-        segment while they are joined, or a segment that it sifts.
+        segment while they are joined, or a segment that it sifts or merges.
         """
         sifting = Sieve.memory_bytes(segment=self.segment, batch=self.batch, record=self.record)
         cutting = 2 * (DECODER_BYTES + 2 * CHUNK_BYTES) + 4 * (self.batch + self.record)
