@@ -20,7 +20,8 @@ import structlog
 from redis.asyncio import Redis
 
 from stream_api.config import Settings
-from stream_api.datasets.dataset import Datasets, built_in
+from stream_api.datasets.dataset import Datasets
+from stream_api.datasets.file import datasets_of
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.stopping import Stopping
@@ -142,7 +143,11 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Clients for S3, Postgres and Redis, which connect when they are first used."""
+    """Clients for S3, Postgres and Redis, which connect when they are first used.
+
+    :raises DatasetsInvalid: see `datasets_of`.
+    """
+    datasets = datasets_of(settings)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_object_store(settings))
         pool = await open_pool(settings)
@@ -168,7 +173,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             Outbox(pool),
             webhooks,
             signals,
-            built_in(settings.target_table),
+            datasets,
         )
 
 
@@ -311,6 +316,7 @@ async def serve(settings: Settings, *, worker: bool) -> None:
     """The HTTP API, and a worker beside it, until SIGINT or SIGTERM.
 
     :raises OSError: the address cannot be listened on.
+    :raises DatasetsInvalid: the file of datasets is not right.
     :raises MemoryLimitTooLow: the settings do not fit into the memory that the process may have.
     """
     stopping = _stopping_on_signals()
@@ -331,7 +337,10 @@ async def serve(settings: Settings, *, worker: bool) -> None:
 
 
 async def work(settings: Settings) -> None:
-    """A worker alone, until SIGINT or SIGTERM."""
+    """A worker alone, until SIGINT or SIGTERM.
+
+    :raises DatasetsInvalid, MemoryLimitTooLow: as `serve`.
+    """
     stopping = _stopping_on_signals()
     _prepare(settings, api=False, worker=True)
     async with open_services(settings) as services, run_worker(services):

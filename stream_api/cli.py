@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--no-worker", action="store_true", help="leave the loads to `stream-api worker`")
 
     add("worker", "a worker alone: loads what was uploaded")
+    check = add("check-datasets", "say what is wrong with a file of datasets, or that nothing is")
+    check.add_argument("file", type=Path, metavar="FILE", help="as STREAM_API_DATASETS names it")
     add("migrate", "create or update the tables in the database")
 
     dev = add("dev", "everything on this machine, without Docker: for development and trials")
@@ -79,6 +81,8 @@ def _run(options: argparse.Namespace) -> int:
     # Each role imports what it needs: pyarrow and the S3 client take most of a second.
     if options.role == "dev":
         return _dev(options)
+    if options.role == "check-datasets":
+        return _check_datasets(options.file)
     given: dict[str, Any] = {}
     if options.role == "serve":
         given = {name: getattr(options, name) for name in ("host", "port") if getattr(options, name) is not None}
@@ -93,6 +97,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _service(settings: Settings, options: argparse.Namespace) -> int:
     from stream_api import app  # noqa: PLC0415
+    from stream_api.datasets.file import DatasetsInvalid  # noqa: PLC0415
     from stream_api.memory import MemoryLimitTooLow  # noqa: PLC0415
 
     role = app.work(settings) if options.role == "worker" else app.serve(settings, worker=not options.no_worker)
@@ -101,6 +106,8 @@ def _service(settings: Settings, options: argparse.Namespace) -> int:
     except MemoryLimitTooLow as exc:
         print(f"stream-api: {exc}", file=sys.stderr)
         return _USAGE
+    except DatasetsInvalid as exc:
+        return _refuse(exc)
     except OSError as exc:
         if isinstance(exc, socket.gaierror):
             why = "this host has no address"
@@ -117,6 +124,18 @@ def _service(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_datasets(file: Path) -> int:
+    from stream_api.datasets.file import DatasetsInvalid, read_datasets  # noqa: PLC0415
+
+    try:
+        datasets = read_datasets(file)
+    except DatasetsInvalid as exc:
+        print(exc, file=sys.stderr)
+        return _FAILED
+    print("\n".join(f"{name}: {dataset.table}" for name, dataset in datasets.items()) or "no datasets")
+    return 0
+
+
 def _migrate(settings: Settings) -> int:
     from stream_api.ledger.migrate import migrate  # noqa: PLC0415
 
@@ -130,6 +149,8 @@ def _migrate(settings: Settings) -> int:
 
 
 def _dev(options: argparse.Namespace) -> int:
+    from stream_api.datasets.file import DatasetsInvalid  # noqa: PLC0415
+
     try:
         from stream_api.dev import run  # noqa: PLC0415
         from stream_api.dev.server import ServerFailed  # noqa: PLC0415
@@ -140,9 +161,16 @@ def _dev(options: argparse.Namespace) -> int:
     folder = options.data_dir or default_folder()
     try:
         return run.run(folder, store=options.store, port=options.port, services_only=options.services_only)
+    except DatasetsInvalid as exc:
+        return _refuse(exc)
     except (ServerFailed, StackInUse, OSError) as exc:
         print(f"stream-api: {exc}", file=sys.stderr)
         return _FAILED
+
+
+def _refuse(problems: Exception) -> int:
+    print(f"stream-api: the file of datasets (STREAM_API_DATASETS) is not right:\n{problems}", file=sys.stderr)
+    return _USAGE
 
 
 def _sentences(error: ValidationError) -> list[str]:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 KIB = 1024
@@ -57,11 +58,20 @@ def _url(*schemes: str, host: bool = True) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _table_name(value: str) -> str:
+def checked_table_name(value: str) -> str:
+    """The value, which SQL takes for the name of a table.
+
+    :raises ValueError: it does not.
+    """
     if _TABLE_NAME.fullmatch(value) is None:
         msg = 'must be the name of a table as SQL writes it: events, audit.events or "Weird name"'
         raise ValueError(msg)
     return value
+
+
+def _unset_if_empty(value: object) -> object:
+    # A variable that is set to nothing, as compose files do it, is one that is not set.
+    return None if value == "" else value
 
 
 def _webhook_keys(text: str) -> list[bytes]:
@@ -274,8 +284,11 @@ class Settings(BaseSettings):
     max_rejects: Annotated[str, AfterValidator(_checked_reject_limit)] = ""
     """Rejected rows beyond which a load fails: a number, or a share as `5%`; unset for no bound. For uploads without
     `maxRejects`."""
-    target_table: Annotated[str, AfterValidator(_table_name)] = "webhook_events"
-    """The table of the built-in dataset `webhook_events`."""
+    datasets: Annotated[Path | None, BeforeValidator(_unset_if_empty)] = None
+    """A TOML file that names the datasets beside the built-in one: see Datasets. Read at the start; what is wrong in it
+    keeps the process from starting."""
+    target_table: Annotated[str, AfterValidator(checked_table_name)] = "webhook_events"
+    """The table of the built-in dataset `webhook_events`, where the file of datasets does not have one of that name."""
     database_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     """Longer ones count as an outage: the load waits and goes on later."""
     database_command_timeout_seconds: Annotated[float, Field(gt=0)] = 30.0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stream_api import cli
@@ -65,3 +67,26 @@ def test_an_unknown_role_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(["dance"])
     assert "dance" in capsys.readouterr().err
+
+
+_WRONG = '[datasets.a]\ntabel = "t"\n'
+
+
+@pytest.mark.parametrize("role", ["serve", "worker"])
+def test_a_file_of_datasets_that_is_not_right_keeps_the_service_from_starting(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "d.toml").write_text(_WRONG)
+    monkeypatch.setenv("STREAM_API_DATASETS", str(tmp_path / "d.toml"))
+    assert cli.main([role]) == 2
+    assert "d.toml:2:1: datasets.a.tabel: is not known; did you mean table?" in capsys.readouterr().err
+
+
+def test_a_file_of_datasets_can_be_checked_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "d.toml"
+    file.write_text(_WRONG)
+    assert cli.main(["check-datasets", str(file)]) == 1
+    assert f"{file}:1:11: datasets.a: has no table" in capsys.readouterr().err
+    file.write_text('[datasets.a]\ntable = "t"\n')
+    assert cli.main(["check-datasets", str(file)]) == 0
+    assert capsys.readouterr().out == "a: t\n"

@@ -15,7 +15,7 @@ from stream_api.errors import Failure
 from stream_api.options import Options
 
 #: Where a name leads that is not loaded; no column can be called so.
-_NOWHERE: Final = ""
+_NOWHERE: Final = "\0"
 #: Names that one message shows, and characters of each: a header may be a megabyte of nonsense.
 _SHOWN_NAMES: Final = 50
 _SHOWN_CHARACTERS: Final = 80
@@ -56,12 +56,12 @@ def match_header(table: Table, dataset: Dataset, header: Sequence[str], options:
     own = {name: name for name in free}
     # Without any names the fields are the table's columns, as in COPY without a list of them.
     fields = given or (tuple(header) if has_header else tuple(c.name for c in free.values() if not c.generated))
-    layers = [_Names({name: column or _NOWHERE for name, column in options.mapping.items()})]
+    layers = [_Names({name: _NOWHERE if column is None else column for name, column in options.mapping.items()})]
     if given or has_header:
         layers.append(_Names(_said(dataset)))
     layers.append(_Names(own))
     found = [_find(layers, name) for name in fields]
-    columns = tuple(free.get(column) if column else None for column in found)
+    columns = tuple(None if column is None else free.get(column) for column in found)
     unknown = [name for name, column in zip(fields, found, strict=True) if column is None]
     if dataset.unknown_columns == "ignore":
         unknown = []

@@ -16,6 +16,7 @@ import structlog
 
 from stream_api import logs
 from stream_api.config import Settings
+from stream_api.datasets.file import datasets_of
 from stream_api.dev.ports import find_port, is_free
 from stream_api.dev.server import ServerFailed, end_orphan, remember, spawn
 from stream_api.dev.stack import Stack, StoreName
@@ -40,6 +41,7 @@ def run(folder: Path, *, store: StoreName = "seaweedfs", port: int | None = None
     :param folder: where the servers keep their data.
     :param port: of the service: `STREAM_API_PORT` or 3002 unless given; 0 for a free one.
     :param services_only: start no service.
+    :raises DatasetsInvalid: the file of datasets is not right.
     :raises ServerFailed: when a server, or the service, did not start.
     :raises StackInUse: when another stack runs on the folder.
     """
@@ -53,6 +55,7 @@ def run(folder: Path, *, store: StoreName = "seaweedfs", port: int | None = None
         os.environ.setdefault(_ALLOW, _LOOPBACK)
         settings = Settings() if port is None else Settings(port=port)
         logs.configure(settings.log_format, settings.log_level)
+        datasets_of(settings)  # the service would refuse to start as well, less plainly
         asyncio.run(migrate(settings))
         chosen = settings.port or find_port()
         environment = stack.write_environment(
