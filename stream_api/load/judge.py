@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,6 +20,12 @@ _QUERY_VALUES: Final = 1000
 _QUERY_CHARACTERS: Final = 256 * 1024
 #: Postgres quotes the value in its message, and the value may be a megabyte.
 _REASON_CHARACTERS: Final = 300
+#: So many answers are remembered, about values up to so many characters: what is wrong with a file is mostly the same
+#: few words over and over (`N/A`, `-`, `unknown`).
+_REMEMBERED: Final = 512
+_REMEMBERED_CHARACTERS: Final = 64
+#: What they weigh at most: value and message at four bytes a character, and the objects.
+REMEMBERED_BYTES: Final = _REMEMBERED * (4 * (_REMEMBERED_CHARACTERS + _REASON_CHARACTERS) + 600)
 
 _ASK: Final = """
 SELECT q.number, left(e.message, $3) AS message, left(e.detail, $3) AS detail, e.sql_error_code AS sqlstate
@@ -59,7 +65,9 @@ class Refusal:
 
 
 class Judge:
-    """Asks Postgres about values.
+    """Asks Postgres about the values of one load, and remembers what it was told about short ones.
+
+    Memory: `REMEMBERED_BYTES`, and what a query holds (see there).
 
     :param pool: of connections with the session settings of those that load. A question never waits for a COPY, so the
         pool must not be that of the lanes.
@@ -67,6 +75,7 @@ class Judge:
 
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
+        self._known: dict[Question, Refusal | None] = {}
 
     async def ask(self, questions: Iterable[Question]) -> dict[Question, Refusal]:
         """Ask about values; the same value is asked about once. Those that are not in the answer are taken.
@@ -74,11 +83,25 @@ class Judge:
         :raises Failure: `database_unavailable`, `database_refused`, `plan_changed` (a type is gone).
         """
         asked = dict.fromkeys(questions)
-        values = [question for question in asked if question.value is not None]
-        nulls = [question for question in asked if question.value is None]
+        refusals = {question: known for question in asked if (known := self._known.get(question)) is not None}
+        new = [question for question in asked if question not in self._known]
+        if new:
+            answers = await self._ask(new)
+            self._remember(new, answers)
+            refusals |= answers
+        return refusals
+
+    def _remember(self, questions: Iterable[Question], answers: Mapping[Question, Refusal]) -> None:
+        for question in questions:
+            if len(question.value or "") <= _REMEMBERED_CHARACTERS:
+                if len(self._known) == _REMEMBERED:
+                    self._known.clear()
+                self._known[question] = answers.get(question)
+
+    async def _ask(self, questions: Sequence[Question]) -> dict[Question, Refusal]:
+        values = [question for question in questions if question.value is not None]
+        nulls = [question for question in questions if question.value is None]
         refusals: dict[Question, Refusal] = {}
-        if not asked:
-            return refusals
         with translated():
             async with self._pool.acquire() as connection:
                 with translated(connection):

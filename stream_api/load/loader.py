@@ -269,8 +269,9 @@ class Loader:
                 plan.fields,
                 self._settings.max_value_bytes,
             )
+            judge = Judge(self._pool)
             make_cutter = partial(sizes.cutter, plan.dialect, limits, plan.header)
-            sieve = self._sieve(plan, parser, make_cutter, source.open_again)
+            sieve = self._sieve(plan, parser, judge, make_cutter, source.open_again)
             turns, order = Turns(), FileOrder()
             recorder = Recorder(
                 manifest.upload_id,
@@ -294,9 +295,7 @@ class Loader:
                 sizes=sizes,
                 make_cutter=make_cutter,
                 parser=parser,
-                validator=Validator(
-                    plan if plan.conflict == "error" else held(plan), Judge(self._pool), self._run_in_thread
-                ),
+                validator=Validator(plan if plan.conflict == "error" else held(plan), judge, self._run_in_thread),
                 lanes=[Lane(connection, way(connection), committed) for connection in connections],
                 run_in_thread=self._run_in_thread,
             )
@@ -310,10 +309,10 @@ class Loader:
             return source.decoded_bytes
 
     def _sieve(
-        self, plan: Plan, parser: Parser, make_cutter: Callable[[int, int], Cutter], open_range: OpenRange
+        self, plan: Plan, parser: Parser, judge: Judge, make_cutter: Callable[[int, int], Cutter], open_range: OpenRange
     ) -> Sieve:
         again = partial(read_again, open_range=open_range, make_cutter=make_cutter, run_in_thread=self._run_in_thread)
-        return Sieve(plan, read_again=again, parser=parser, judge=Judge(self._pool), run_in_thread=self._run_in_thread)
+        return Sieve(plan, read_again=again, parser=parser, judge=judge, run_in_thread=self._run_in_thread)
 
     def _limit(self, manifest: Manifest) -> RejectLimit | None:
         text = manifest.max_rejects or self._settings.max_rejects

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from stream_api.load.rejects import NONE, Rejects
+from stream_api.load.flaws import Flaws
+from stream_api.load.rejects import NONE, Rejection, Rejects
 
 Int64s = npt.NDArray[np.int64]
 
@@ -19,6 +20,9 @@ UNCLOSED_QUOTE: Final = "unclosed_quote"
 RECORD_TOO_LONG: Final = "record_too_long"
 #: What follows the beginning of a line that is too long, up to the line's end: no record, and no row.
 CONTINUED: Final = "continued"
+
+#: Rejections that are made of arrays at once: what they are made of weighs some 200 bytes for each.
+_TOGETHER: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +101,44 @@ class Rows:
     :param read: records in the batch that count as rows (neither blank nor the header).
     :param table: one string column for each column of the file, in its order, named by its number; an empty unquoted
         field is null, a quoted empty one is `''`. Valid UTF-8 without NUL.
-    :param lines: for each row of `table`, the line on which it begins.
-    :param offsets: for each row of `table`, the byte of the decoded file at which it begins.
-    :param rejections: the records that did not become rows, in the file's order.
+    :param records: for each row of `table`, the number of its record in the batch.
+    :param record_lines: for each record of the batch, the line of the file on which it begins.
+    :param flaws: the records that did not become rows.
     """
 
     batch: Batch
     read: int
     table: pa.RecordBatch
-    lines: Int64s
-    offsets: Int64s
-    rejections: Rejects
+    records: Int64s
+    record_lines: Int64s
+    flaws: Flaws
+
+    @property
+    def lines(self) -> Int64s:
+        """For each row of `table`, the line on which it begins."""
+        return self.record_lines[self.records]
+
+    @property
+    def offsets(self) -> Int64s:
+        """For each row of `table`, the byte of the decoded file at which it begins."""
+        return self.batch.start + self.batch.starts[self.records]
+
+    def rejections(self, flaws: Flaws) -> Iterator[Rejection]:
+        """The rejections of the records that have a flaw, in the file's order."""
+        batch, starts, every = self.batch, self.batch.starts, flaws.records
+        for first in range(0, every.size, _TOGETHER):
+            some = every[first : first + _TOGETHER]
+            places = zip(
+                self.record_lines[some].tolist(), starts[some].tolist(), batch.ends[some].tolist(), strict=True
+            )
+            for (line, start, end), (column, code, reason) in zip(places, flaws.of(some), strict=True):
+                yield Rejection(line, batch.start + start, column, code, reason, batch.data[start:end])
 
     @property
     def size_bytes(self) -> int:
         """Bytes held, the batch's own included."""
-        held = self.table.nbytes + self.lines.nbytes + self.offsets.nbytes
-        return self.batch.size_bytes + held + self.rejections.size_bytes
+        held = self.table.nbytes + self.records.nbytes + self.record_lines.nbytes + self.flaws.size_bytes
+        return self.batch.size_bytes + held
 
 
 @dataclass(frozen=True, slots=True)

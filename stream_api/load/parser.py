@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
@@ -14,13 +14,17 @@ import pyarrow.compute as pc_compute
 import pyarrow.csv as pc
 
 from stream_api.dialects.dialect import Dialect
+from stream_api.load.columns.base import Bools
 from stream_api.load.encodings import recode
+from stream_api.load.flaws import Flaw, Flaws
 from stream_api.load.grammar import Grammar, line_end_positions
 from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Batch, Int64s, Rows
-from stream_api.load.rejects import Rejection, Rejects
 
 _LF, _CR, _NUL = 10, 13, 0
 _MARK: Final = codecs.BOM_UTF8
+
+#: What is looked through at once for a record that is not UTF-8, where there is one.
+_PIECE_BYTES: Final = 16 * 1024
 
 #: Why the reader has refused a record.
 _REASONS: Final = {
@@ -68,14 +72,12 @@ class _Parsing:
         #: The batch in UTF-8, the ends of its records in that, and the records that are no text.
         self.data, self.ends, self.no_text = recode(batch.data, batch.ends, parser.dialect.encoding)
         self.starts = _starts(self.ends)
-        #: Records that are rows as far as is known, by their number in the batch.
-        self.kept: Int64s = self._not_blank()
+        #: For each record whether it is a row, a good one or not.
+        self.is_row = self._not_blank()
+        #: Records that are rows without a flaw as far as is known, by their number in the batch.
+        self.kept: Int64s = np.flatnonzero(self.is_row)
         self.read = int(self.kept.size)
-        self.rejected: dict[int, tuple[str, str]] = {}
-        #: The column that is to blame, where it is not the whole record.
-        self.blamed: dict[int, str] = {}
-        #: Code and reason, by the number of fields: one for all records that have it.
-        self.wrong_counts: dict[int, tuple[str, str]] = {}
+        self.flaws = Flaws(self.starts.size)
 
     def rows(self) -> Rows:
         self._reject_unreadable()
@@ -83,81 +85,92 @@ class _Parsing:
         if table is None:
             table = self._parse_exactly()
         table = self._without_long_values(table)
-        lines = self._lines(self.kept)
         return Rows(
             batch=self.batch,
             read=self.read,
             table=table,
-            lines=lines,
-            offsets=self.batch.start + self.batch.starts[self.kept],
-            rejections=Rejects.pack(self._rejections()),
+            records=self.kept,
+            record_lines=self._lines(),
+            flaws=self.flaws,
         )
 
-    def _not_blank(self) -> Int64s:
+    def _not_blank(self) -> Bools:
         """Records that are rows: no comments, and no blank lines unless the file has one column.
 
         Of one column a blank line is the empty value (as Postgres sees it).
         """
-        every = np.arange(self.starts.size)
-        if not every.size:
-            return every
+        rows = np.ones(self.starts.size, np.bool_)
+        if not rows.size:
+            return rows
         first = np.frombuffer(self.data, np.uint8)[self.starts]
-        rows = np.ones(every.size, np.bool_) if len(self.schema) == 1 else (first != _LF) & (first != _CR)
+        if len(self.schema) != 1:
+            rows = (first != _LF) & (first != _CR)
         if self.grammar.comment:
             rows &= first != self.grammar.comment[0]
         for record, code in self.batch.refused.items():
             if code == CONTINUED:
                 rows[record] = False
-        kept: Int64s = every[rows]
-        return kept
+        return rows
 
-    def _reject(self, record: int, code: str, reason: str) -> None:
-        self.rejected[record] = (code, reason)
+    def _blame(self, records: Int64s, code: str, reason: str, column: str | None = None) -> None:
+        """Blame those of the records that are rows."""
+        self.flaws.add(records[self.is_row[records]], Flaw(column, code, reason))
+
+    def _blame_each(self, flaws: Mapping[int, Flaw]) -> None:
+        """The same, each record for its own flaw."""
+        records = np.array(list(flaws), np.int64)
+        which = np.flatnonzero(self.is_row[records])
+        self.flaws.add_each(records[which], list(flaws.values()), which)
 
     def _reject_unreadable(self) -> None:
         """Reject what the reader has refused, and what Postgres can store in no column (NUL, what is no text)."""
         data = self.data
         if not self.ends.size:
             return
+        refused = ((record, code) for record, code in self.batch.refused.items() if code != CONTINUED)
+        self._blame_each({record: Flaw(None, code, _REASONS[code]) for record, code in refused})
         if b"\0" in data:
             positions = np.flatnonzero(np.frombuffer(data, np.uint8) == _NUL)
-            for record in np.intersect1d(np.searchsorted(self.ends, positions, side="right"), self.kept).tolist():
-                self._reject(record, "nul_byte", "The record contains a NUL byte, which PostgreSQL cannot store")
-        if self.batch.refused:
-            for record in np.intersect1d(list(self.batch.refused), self.kept).tolist():
-                code = self.batch.refused[record]
-                self._reject(record, code, _REASONS[code])
+            records = np.unique(np.searchsorted(self.ends, positions, side="right"))
+            self._blame(records, "nul_byte", "The record contains a NUL byte, which PostgreSQL cannot store")
         encoding = self.parser.dialect.encoding
-        if encoding == "utf-8":
-            if not _is_utf8(data):
-                self._reject_invalid_utf8()
-        else:
-            for record in np.intersect1d(self.no_text, self.kept).tolist():
-                if record not in self.rejected:
-                    self._reject(record, "invalid_encoding", f"The record is not valid {encoding.upper()}")
+        if encoding != "utf-8":
+            self._blame(self.no_text, "invalid_encoding", f"The record is not valid {encoding.upper()}")
+        elif not _is_utf8(data):
+            self._reject_invalid_utf8()
         self._drop_rejected()
 
     def _reject_invalid_utf8(self) -> None:
-        data, ends = self.data, self.ends
-        view = memoryview(data)
-        position = 0
-        kept = np.zeros(ends.size, np.bool_)
-        kept[self.kept] = True
-        while position < len(data):
+        # In pieces of whole records: most are good, which is told quickly.
+        ends, steps = self.ends, np.arange(_PIECE_BYTES, len(self.data), _PIECE_BYTES)
+        lasts = np.unique(np.append(np.searchsorted(ends, steps), ends.size - 1))
+        view, start = memoryview(self.data), 0
+        flaws: dict[int, Flaw] = {}
+        for end in ends[lasts].tolist():
+            if not _is_utf8(view[start:end]):
+                flaws |= self._not_utf8(start, end)
+            start = end
+        self._blame_each(flaws)
+
+    def _not_utf8(self, position: int, end: int) -> dict[int, Flaw]:
+        """The records in this part of the data that are no UTF-8."""
+        view, flaws = memoryview(self.data), dict[int, Flaw]()
+        while position < end:
             try:
-                str(view[position:], "utf-8")
+                str(view[position:end], "utf-8")
             except UnicodeDecodeError as exc:
-                record = int(np.searchsorted(ends, position + exc.start, side="right"))
-                if kept[record] and record not in self.rejected:
-                    byte = data[position + exc.start]
-                    self._reject(record, "invalid_utf8", f"The record is not valid UTF-8: {exc.reason} (0x{byte:02x})")
-                position = int(ends[record])
+                record = int(np.searchsorted(self.ends, position + exc.start, side="right"))
+                byte = self.data[position + exc.start]
+                reason = f"The record is not valid UTF-8: {exc.reason} (0x{byte:02x})"
+                flaws[record] = Flaw(None, "invalid_utf8", reason)
+                position = int(self.ends[record])
             else:
                 break
+        return flaws
 
     def _drop_rejected(self) -> None:
-        if self.rejected:
-            self.kept = self.kept[~np.isin(self.kept, list(self.rejected))]
+        if self.flaws:
+            self.kept = self.kept[self.flaws.flawless[self.kept]]
 
     def _readable(self) -> bytes:
         """The bytes of the kept records, each with its line end."""
@@ -211,9 +224,8 @@ class _Parsing:
         if table.num_rows + len(wrong) != self.kept.size:
             return None
         if wrong:
-            for number, actual in wrong:
-                self._reject_count(int(self.kept[number - 1]), actual)
-            self._drop_rejected()
+            numbers, counts = np.array(wrong).T
+            self._reject_counts(self.kept[numbers - 1], counts)
         batches = table.combine_chunks().to_batches()
         return batches[0] if batches else _empty(self.schema)
 
@@ -221,14 +233,15 @@ class _Parsing:
         """The kept records, one by one, by the grammar."""
         data, width = self.data, len(self.schema)
         columns: list[list[str | None]] = [[] for _ in range(width)]
+        wrong: dict[int, int] = {}
         for record in self.kept.tolist():
             values = self.grammar.fields(data[self.starts[record] : self.ends[record]])
             if len(values) != width:
-                self._reject_count(record, len(values))
+                wrong[record] = len(values)
                 continue
             for column, value in zip(columns, values, strict=True):
                 column.append(None if value is None else value.decode())
-        self._drop_rejected()
+        self._reject_counts(np.array(list(wrong), np.int64), np.array(list(wrong.values()), np.int64))
         return pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=self.schema)
 
     def _without_long_values(self, table: pa.RecordBatch) -> pa.RecordBatch:
@@ -242,43 +255,33 @@ class _Parsing:
             lengths = pc_compute.fill_null(pc_compute.binary_length(texts), 0).to_numpy()
             for row in np.flatnonzero((lengths > limit) & ~long).tolist():
                 reason = f"The value has {lengths[row]} bytes, and {limit} are allowed (STREAM_API_MAX_VALUE_BYTES)"
-                self.blamed[int(self.kept[row])] = name
-                self._reject(int(self.kept[row]), "value_too_long", reason)
+                self._blame(self.kept[row : row + 1], "value_too_long", reason, name)
             long |= lengths > limit
         if not long.any():
             return table
         self._drop_rejected()
         return table.filter(pa.array(~long))
 
-    def _reject_count(self, record: int, actual: int) -> None:
-        if actual not in self.wrong_counts:
-            reason = f"The record has {actual} fields where the header has {len(self.schema)}"
-            self.wrong_counts[actual] = "wrong_field_count", reason
-        self.rejected[record] = self.wrong_counts[actual]
+    def _reject_counts(self, records: Int64s, counts: Int64s) -> None:
+        width, (different, which) = len(self.schema), np.unique(counts, return_inverse=True)
+        reasons = [f"The record has {count} fields where the header has {width}" for count in different.tolist()]
+        self.flaws.add_each(records, [Flaw(None, "wrong_field_count", reason) for reason in reasons], which)
+        self._drop_rejected()
 
-    def _lines(self, records: Int64s) -> Int64s:
+    def _lines(self) -> Int64s:
         """The line of the file on which each record begins."""
         batch = self.batch
         unended = not self.data.endswith((b"\n", b"\r"))
         if batch.lines == batch.ends.size - unended and not batch.refused:  # each record is one line
-            return batch.first_line + records
-        return batch.first_line + np.searchsorted(line_end_positions(self.data), self.starts[records])
-
-    def _rejections(self) -> Iterator[Rejection]:
-        if not self.rejected:
-            return
-        batch, records, starts = self.batch, np.array(sorted(self.rejected), np.int64), self.batch.starts
-        for record, line in zip(records.tolist(), self._lines(records).tolist(), strict=True):
-            start, end = int(starts[record]), int(batch.ends[record])
-            column, (code, reason) = self.blamed.get(record), self.rejected[record]
-            yield Rejection(line, batch.start + start, column, code, reason, batch.data[start:end])
+            return batch.first_line + np.arange(batch.ends.size)
+        return batch.first_line + np.searchsorted(line_end_positions(self.data), self.starts)
 
 
 def _starts(ends: Int64s) -> Int64s:
     return np.concatenate((np.zeros(1, np.int64), ends[:-1]))[: ends.size]
 
 
-def _is_utf8(data: bytes) -> bool:
+def _is_utf8(data: bytes | memoryview) -> bool:
     """Whether `data` is UTF-8: as decoding it would tell, without making a string of it (four times as fast)."""
     offsets = np.array([0, len(data)], np.int32)
     try:

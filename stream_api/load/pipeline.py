@@ -23,6 +23,7 @@ from stream_api.flow.channel import Channel, ChannelStats
 from stream_api.load.cutter import Cutter
 from stream_api.load.feeder import Lane, SegmentStream, dispatch
 from stream_api.load.header import Limits
+from stream_api.load.judge import REMEMBERED_BYTES
 from stream_api.load.model import Batch, Encoded, Rows
 from stream_api.load.parser import Parser
 from stream_api.load.reader import CHUNK_BYTES, Hole, OpenRange, RunInThread, read
@@ -84,13 +85,13 @@ class Sizes:
         Decoders: that of the load, and one for a segment that is read again, each its window and two chunks; cutter:
         what is held, its copy, its index and its shadow; batches: 1 queued, 1 on either side; rows: the same, each with
         its strings; encoded: 1 + 1; segments: lanes + 1 queued + 1 being dispatched; each lane: the rejections of its
-        segment while they are joined, or a segment that it sifts or merges.
+        segment while they are joined, or a segment that it sifts or merges; what the judge remembers.
         """
         sifting = Sieve.memory_bytes(segment=self.segment, batch=self.batch, record=self.record)
         cutting = 2 * (DECODER_BYTES + 2 * CHUNK_BYTES) + 4 * (self.batch + self.record)
         batches, rows, encoded = 3 * self.batch, 3 * 3 * self.batch, 2 * 2 * self.batch
         segments = (lanes + 2) * (self.segment_queue + 2 * self.batch)
-        return cutting + batches + rows + encoded + segments + lanes * sifting
+        return cutting + batches + rows + encoded + segments + lanes * sifting + REMEMBERED_BYTES
 
 
 class Pipeline:

@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -29,8 +29,7 @@ _LENGTH: Final = struct.Struct(">I")
 _PIECE_BYTES: Final = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(NamedTuple):
     """A record or row that is not loaded, and why.
 
     :param line: line of the file on which the record begins, from 1.
@@ -62,7 +61,7 @@ class Rejection:
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(tuple[int, int, str | None, str, str, bytes]).decode
+_decode: Final = msgspec.msgpack.Decoder(Rejection).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Rejects:
             by_code[each.code] += 1
             if len(first) < SHOWN:
                 first.append(each.shown)
-            body = _encode((each.line, each.offset, each.column, each.code, each.reason, each.record))
+            body = _encode(each)
             frames += _LENGTH.pack(len(body))
             frames += body
             if len(frames) >= _PIECE_BYTES:
@@ -175,6 +174,6 @@ class Unpacker:
             end = position + _LENGTH.size + length
             if end > len(frames):
                 break
-            yield Rejection(*_decode(bytes(frames[position + _LENGTH.size : end])))
+            yield _decode(frames[position + _LENGTH.size : end])
             position = end
         del frames[:position]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
@@ -16,15 +15,14 @@ from stream_api.datasets.plan import Plan, PlanColumn
 from stream_api.load.columns.base import Bools, as_bools
 from stream_api.load.columns.readers import column_reader
 from stream_api.load.encoder import BinaryEncoder, encode_csv
+from stream_api.load.flaws import Flaw
 from stream_api.load.judge import Judge, Question, Refusal
 from stream_api.load.model import Encoded, Rows
-from stream_api.load.rejects import Rejection, Rejects
+from stream_api.load.rejects import Rejects
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: Rejections that are made of arrays at once: what they are made of weighs some 200 bytes for each.
-_TOGETHER: Final = 4096
 #: What a SQLSTATE says better than the column's type does.
 _NUMBER_CODES: Final = {"22003": "number_out_of_range"}
 _DATE_CODES: Final = {"22008": "date_out_of_range"}
@@ -45,12 +43,19 @@ class RunInThread(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A doubtful value: where it stands in the batch, and what is asked about it."""
+class _Doubts:
+    """The doubtful values of a column.
 
-    row: int
+    :param column: its number.
+    :param rows: where they stand in the batch.
+    :param questions: what is asked: about each value once.
+    :param which: for each of the rows the place of its question in `questions`.
+    """
+
     column: int
-    question: Question
+    rows: npt.NDArray[np.intp]
+    questions: list[Question]
+    which: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +64,15 @@ class _Checked:
 
     :param texts: the columns of the plan as text.
     :param arrays: the typed columns; `None` for those that have no binary form.
-    :param blamed: for each row the first column, by number, known to be at fault; the number of columns if none.
-    :param asked: what only Postgres can tell.
+    :param blamed: for each row the first column, by number, that lacks a value; the number of columns if none.
+    :param doubts: what only Postgres can tell, in the order of the columns.
     """
 
     rows: Rows
     texts: list[pa.StringArray]
     arrays: list[pa.Array[Any] | None]
     blamed: npt.NDArray[np.intp]
-    asked: list[_Asked]
+    doubts: list[_Doubts]
 
 
 class Validator:
@@ -98,19 +103,19 @@ class Validator:
         first = await self._run_in_thread(self._check_and_encode, rows)
         if isinstance(first, Encoded):
             return first
-        refusals = await self._judge.ask(asked.question for asked in first.asked)
+        refusals = await self._judge.ask(question for doubts in first.doubts for question in doubts.questions)
         return await self._run_in_thread(self._encode, first, refusals)
 
     def _check_and_encode(self, rows: Rows) -> Encoded | _Checked:
         checked = self._check(rows)
-        return checked if checked.asked else self._encode(checked, {})
+        return checked if checked.doubts else self._encode(checked, {})
 
     def _check(self, rows: Rows) -> _Checked:
         none = len(self._columns)
         blamed = np.full(rows.table.num_rows, none, np.intp)
         texts: list[pa.StringArray] = []
         arrays: list[pa.Array[Any] | None] = []
-        asked: list[_Asked] = []
+        doubts: list[_Doubts] = []
         for number, (column, reader) in enumerate(zip(self._columns, self._readers, strict=True)):
             values = _values(column, rows)
             texts.append(values)
@@ -118,28 +123,21 @@ class Validator:
             arrays.append(typed.array)
             # What an earlier column is to blame for needs no further question.
             if typed.doubtful is not None:
-                asked += _questions(number, column, values, typed.doubtful & (blamed == none))
+                doubts += _doubts(number, column, values, typed.doubtful & (blamed == none))
             if values.null_count and (column.required or column.judge_null):
                 empty = as_bools(values.is_null()) & (blamed == none)
                 if column.required:
                     blamed[empty] = number
                 else:
-                    question = Question(column.type, None)
-                    asked += [_Asked(int(row), number, question) for row in np.flatnonzero(empty)]
-        return _Checked(rows, texts, arrays, blamed, asked)
+                    doubts += _doubts(number, column, values, empty)
+        return _Checked(rows, texts, arrays, blamed, doubts)
 
     def _encode(self, checked: _Checked, refusals: dict[Question, Refusal]) -> Encoded:
-        rows, blamed = checked.rows, checked.blamed
-        none = len(self._columns)
-        by_csv = np.zeros(len(blamed), np.bool_)
-        reasons: dict[int, Refusal] = {}
-        for asked in checked.asked:
-            by_csv[asked.row] = True
-            refusal = refusals.get(asked.question)
-            if refusal is not None and asked.column < blamed[asked.row]:
-                blamed[asked.row] = asked.column
-                reasons[asked.row] = refusal
-        good = blamed == none
+        rows = checked.rows
+        by_csv = np.zeros(len(checked.blamed), np.bool_)
+        for doubts in checked.doubts:
+            by_csv[doubts.rows] = True
+        good, rejections = self._judged(checked, refusals)
         by_csv = good & by_csv if self._encoder is not None else good
         by_binary = good & ~by_csv
         return Encoded(
@@ -149,9 +147,22 @@ class Validator:
             binary_lines=rows.lines[by_binary],
             csv=encode_csv(_rows_of(checked.texts, by_csv)) if by_csv.any() else b"",
             csv_lines=rows.lines[by_csv],
-            rejections=self._reject(rows, blamed, reasons),
+            rejections=rejections,
             header=rows.batch.header,
         )
+
+    def _judged(self, checked: _Checked, refusals: dict[Question, Refusal]) -> tuple[Bools, Rejects]:
+        """The rows without a flaw, and the rejections of the others, those of the parser among them."""
+        rows, flaws = checked.rows, checked.rows.flaws.copy()
+        for doubts in checked.doubts:
+            column = self._columns[doubts.column]
+            answers = [_refused(column, refusals.get(question)) for question in doubts.questions]
+            flaws.add_each(rows.records[doubts.rows], answers, doubts.which)
+        # Last: in the rows that were asked about, the columns that were asked about come first.
+        for number, column in enumerate(self._columns):
+            if column.required:
+                flaws.add(rows.records[checked.blamed == number], _missing(column))
+        return flaws.flawless[rows.records], Rejects.pack(rows.rejections(flaws))
 
     def _encode_binary(self, arrays: list[pa.Array[Any] | None], keep: Bools) -> tuple[bytes | memoryview, ...]:
         typed = [array for array in arrays if array is not None]
@@ -159,28 +170,16 @@ class Validator:
             return ()
         return self._encoder.encode(typed, None if keep.all() else pa.array(keep))
 
-    def _reject(self, rows: Rows, blamed: npt.NDArray[np.intp], reasons: dict[int, Refusal]) -> Rejects:
-        """The rejections of the batch, those of the parser among them, in the file's order."""
-        found = np.flatnonzero(blamed < len(self._columns))
-        if not found.size:
-            return rows.rejections
-        refused = self._refused(rows, found, blamed, reasons)
-        return Rejects.pack(heapq.merge(rows.rejections, refused, key=lambda rejection: rejection.offset))
 
-    def _refused(
-        self, rows: Rows, found: npt.NDArray[np.intp], blamed: npt.NDArray[np.intp], reasons: dict[int, Refusal]
-    ) -> Iterator[Rejection]:
-        for first in range(0, found.size, _TOGETHER):
-            some = found[first : first + _TOGETHER]
-            offsets = rows.offsets[some]
-            places = zip(some.tolist(), blamed[some].tolist(), rows.lines[some].tolist(), offsets.tolist(), strict=True)
-            for (row, to_blame, line, offset), record in zip(places, rows.batch.records(offsets), strict=True):
-                column, refusal = self._columns[to_blame], reasons.get(row)
-                if refusal is None:
-                    code, reason = "missing_value", f'null value in column "{column.name}" violates not-null constraint'
-                else:
-                    code, reason = rejection_code(column, refusal.sqlstate), refusal.message
-                yield Rejection(line, offset, column.source, code, reason, record)
+def _missing(column: PlanColumn) -> Flaw:
+    reason = f'null value in column "{column.name}" violates not-null constraint'
+    return Flaw(column.source, "missing_value", reason)
+
+
+def _refused(column: PlanColumn, refusal: Refusal | None) -> Flaw | None:
+    if refusal is None:
+        return None
+    return Flaw(column.source, rejection_code(column, refusal.sqlstate), refusal.message)
 
 
 def _values(column: PlanColumn, rows: Rows) -> pa.StringArray:
@@ -203,7 +202,9 @@ def rejection_code(column: PlanColumn, sqlstate: str) -> str:
     return _CODES.get(sqlstate) or _CODES_BY_KIND.get(column.code, {}).get(sqlstate) or column.code
 
 
-def _questions(number: int, column: PlanColumn, values: pa.StringArray, doubtful: Bools) -> list[_Asked]:
-    places = np.flatnonzero(doubtful)
-    texts = values.filter(pa.array(doubtful)).to_pylist()
-    return [_Asked(int(row), number, Question(column.type, text)) for row, text in zip(places, texts, strict=True)]
+def _doubts(number: int, column: PlanColumn, values: pa.StringArray, doubtful: Bools) -> Iterator[_Doubts]:
+    if not doubtful.any():
+        return
+    texts = values.filter(pa.array(doubtful)).dictionary_encode("encode")
+    questions = [Question(column.type, text) for text in texts.dictionary.to_pylist()]
+    yield _Doubts(number, np.flatnonzero(doubtful), questions, texts.indices.to_numpy())

@@ -90,6 +90,35 @@ async def test_many_values_and_large_ones_go_in_several_queries(
     assert max(len(refusal.message) for refusal in answer.values()) <= 300
 
 
+async def test_short_values_are_asked_about_once_in_a_load(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str | None]] = []
+    ask = judging._ask
+
+    async def listening(connection: Any, questions: list[Question]) -> dict[Question, Refusal]:
+        asked.append([question.value for question in questions])
+        return await ask(connection, questions)
+
+    monkeypatch.setattr(judging, "_ask", listening)
+    monkeypatch.setattr(judging, "_REMEMBERED", 3)
+    good, bad, long = (Question("integer", text) for text in (" 1", "N/A", "x" * 65))
+    async with connected(empty_database) as pool:
+        judge = Judge(pool)
+        first = await judge.ask([good, bad, long])
+        assert await judge.ask([good, bad, long]) == first == await Judge(pool).ask([good, bad, long])
+        assert first.keys() == {bad, long}
+        # The same word for another type is another question.
+        assert await judge.ask([Question("date", "N/A"), bad]) == {
+            bad: first[bad],
+            Question("date", "N/A"): Refusal('invalid input syntax for type date: "N/A"', "22007"),
+        }
+        # The fourth makes room for itself: all others are forgotten.
+        await judge.ask([Question("integer", "+4")])
+        await judge.ask([good, bad])
+    assert asked == [[" 1", "N/A", "x" * 65], ["x" * 65], [" 1", "N/A", "x" * 65], ["N/A"], ["+4"], [" 1", "N/A"]]
+
+
 async def test_a_type_that_is_gone(empty_database: str) -> None:
     async with connected(empty_database) as pool:
         with pytest.raises(Failure) as caught:
@@ -106,10 +135,10 @@ async def test_an_outage_is_a_failure_and_not_a_refusal(empty_database: str) -> 
         assert await judge.ask([Question("integer", "1")]) == {}
         await proxy.refuse()
         with pytest.raises(Failure) as caught:
-            await judge.ask([Question("integer", "1")])
+            await judge.ask([Question("integer", "2")])
         assert (caught.value.code, caught.value.transient) == ("database_unavailable", True)
         await proxy.restore()
-        assert await judge.ask([Question("integer", "1")]) == {}
+        assert await judge.ask([Question("integer", "2")]) == {}
 
 
 async def test_a_cancelled_statement_is_no_refusal(empty_database: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar, TypeVarTuple
 import pytest
 
 from stream_api.errors import Failure
+from stream_api.load.flaws import Flaw
 from stream_api.load.judge import Judge, Question, Refusal
 from stream_api.load.model import Encoded
-from stream_api.load.rejects import Rejection
 from stream_api.load.validator import Validator
 from tests.load.values import (
     connected,
@@ -139,17 +139,17 @@ async def test_a_row_is_blamed_on_its_first_bad_column_and_asked_about_no_furthe
 
 
 async def test_rejections_of_the_parser_keep_their_place(empty_database: str) -> None:
-    early = Rejection(1, 50, None, "wrong_field_count", "…")
-    late = Rejection(99, 9_900, None, "invalid_utf8", "…")
+    early, late = Flaw(None, "wrong_field_count", "…"), Flaw(None, "invalid_utf8", "…")
     async with connected(empty_database) as pool:
         await pool.execute(_EVENTS)
         async with pool.acquire() as connection:
             plan = await plan_for(connection, "events")
-        rows = make_rows(plan, [event(0), event(1, amount="x")], [early, late])
+        rows = make_rows(plan, [event(0), event(1, amount="x")], {0: early, 3: late})
         encoded = await make_validator(plan, pool).validate(rows)
-    assert [rejection.offset for rejection in encoded.rejections] == [50, 200, 9_900]
+    assert told(encoded) == [(2, None, "wrong_field_count"), (4, "amount", "invalid_number"), (5, None, "invalid_utf8")]
+    assert [rejection.offset for rejection in encoded.rejections] == [100, 300, 400]
     assert encoded.read == 4 == len(encoded.binary_lines) + len(encoded.rejections)
-    assert list(rows.rejections) == [early, late]
+    assert [rejection.offset for rejection in rows.rejections(rows.flaws)] == [100, 400]
 
 
 async def test_batches_without_good_rows_or_without_rows(empty_database: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Any
@@ -16,9 +16,9 @@ from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.dataset import Dataset
 from stream_api.datasets.plan import Plan, make_plan
 from stream_api.ledger.pool import SESSION_SETTINGS, Connection, Pool
+from stream_api.load.flaws import Flaw, Flaws
 from stream_api.load.judge import Judge
 from stream_api.load.model import Batch, Encoded, Rows
-from stream_api.load.rejects import Rejection, Rejects
 from stream_api.load.validator import Validator
 
 Record = Sequence[str | None]
@@ -40,17 +40,23 @@ async def plan_for(connection: Connection, table: str, header: Sequence[str] | N
     return make_plan(found, Dataset(name=table, table=table), header or [column.name for column in found.columns])
 
 
-def make_rows(plan: Plan, records: Iterable[Record], rejections: Sequence[Rejection] = ()) -> Rows:
-    """A batch. Record k stands on line k + 2 and at byte 100 * (k + 1), after a header on line 1."""
+def make_rows(plan: Plan, records: Iterable[Record], flaws: Mapping[int, Flaw] | None = None) -> Rows:
+    """A batch. Record k stands on line k + 2 and at byte 100 * (k + 1), after a header on line 1.
+
+    :param flaws: of records that the parser has refused; the rows are the others, in their order.
+    """
     rows = list(records)
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(plan.columns)
     table = pa.RecordBatch.from_arrays(
         [pa.array(column, pa.string()) for column in columns], names=list(plan.column_names)
     )
-    read = len(rows) + len(rejections)
-    numbers = np.arange(len(rows), dtype=np.int64)
-    batch = Batch(0, 100, 2, (b"r" * 99 + b"\n") * len(rows), (numbers + 1) * 100, read, ends_segment=True)
-    return Rows(batch, read, table, numbers + 2, (numbers + 1) * 100, Rejects.pack(rejections))
+    found = Flaws(len(rows) + len(flaws or {}))
+    for record, flaw in (flaws or {}).items():
+        found.add(np.array([record]), flaw)
+    read = len(found.flawless)
+    ends = (np.arange(read) + 1) * 100
+    batch = Batch(0, 100, 2, (b"r" * 99 + b"\n") * read, ends, read, ends_segment=True)
+    return Rows(batch, read, table, np.flatnonzero(found.flawless), np.arange(read) + 2, found)
 
 
 def make_validator(plan: Plan, pool: Pool) -> Validator:

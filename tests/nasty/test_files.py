@@ -118,10 +118,11 @@ class Reading:
             longest = self.file.limits.get("max_value_bytes", 10**6)
             self._parser = Parser(self.dialect, [str(number) for number in range(len(found[0]))], longest)
         parsed = self._parser.parse(batch)
-        assert parsed.read == parsed.table.num_rows + len(parsed.rejections)
+        rejections = list(parsed.rejections(parsed.flaws))
+        assert parsed.read == parsed.table.num_rows + len(rejections)
         values = [tuple(row.values()) for row in parsed.table.to_pylist()]
         rows = list(zip(parsed.lines.tolist(), parsed.offsets.tolist(), values, strict=True))
-        return rows, [(each.line, each.offset, each.code) for each in parsed.rejections]
+        return rows, [(each.line, each.offset, each.code) for each in rejections]
 
 
 def in_pieces(data: bytes, size: int) -> Iterator[bytes]:

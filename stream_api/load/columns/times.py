@@ -11,7 +11,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stream_api.load.columns.base import Typed, doubts, every, matching, only
+from stream_api.load.columns.base import Typed, as_bools, doubts, every, matching, only
 
 # Of the centuries in question only 2000, 2400 and 2800 are leap years.
 _LEAP_YEAR: Final = "(?:(?:19|2[0-9])(?:0[48]|[2468][048]|[13579][26])|2[048]00)"
@@ -55,11 +55,16 @@ def read_timestamptz(values: pa.StringArray) -> Typed:
     """Type timestamptz. What names no zone is in that of the session, which is UTC in every session of ours."""
     zoned = matching(values, _ZONED)
     array = pc.cast(only(values, zoned), _ZONED_TYPE)
-    if every(zoned):
+    others = doubts(zoned)
+    if others is None:
         return Typed(array)
-    naive = matching(values, _NAIVE)
-    in_utc = pc.cast(only(values, naive), _NAIVE_TYPE).view(_ZONED_TYPE)
-    return Typed(pc.coalesce(array, in_utc), doubts(pc.or_(zoned, naive)))
+    # There are few of them, or it is all.
+    places = pa.array(others)
+    rest = values.filter(places)
+    naive = matching(rest, _NAIVE)
+    in_utc = pc.cast(only(rest, naive), _NAIVE_TYPE).view(_ZONED_TYPE)
+    others[others] = ~as_bools(naive)
+    return Typed(pc.replace_with_mask(array, places, in_utc), others if others.any() else None)
 
 
 def read_timestamp(values: pa.StringArray) -> Typed:
