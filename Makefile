@@ -9,8 +9,8 @@ WORKERS ?= 4
 ROWS ?= 1000000
 INVALID ?= 0
 STORE ?= seaweedfs
-# make chaos
-RUNS ?= 200
+# make chaos, make fuzz
+RUNS ?=
 SEED ?=
 # make dev
 PORT ?= 3002
@@ -22,7 +22,7 @@ MINIO_DIR := $(HOME)/.cache/stream-api/bin
 COMPILE := uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test chaos lint format dev demo minio lock
+.PHONY: help setup test chaos fuzz lint format dev demo minio lock
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -43,7 +43,10 @@ test: lint  ## all checks, then all tests, by WORKERS (4) at once
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxschedchunk 1
 
 chaos: setup  ## RUNS (200) loads of 200,000 rows with random faults; SEED repeats them
-	$(BIN)/python -m tests.faults.chaos --runs $(RUNS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.faults.chaos --runs $(or $(RUNS),200) $(if $(SEED),--seed $(SEED))
+
+fuzz: setup  ## RUNS (10000) loads of damaged files; SEED repeats them
+	$(BIN)/python -m tests.nasty.fuzz --runs $(or $(RUNS),10000) $(if $(SEED),--seed $(SEED))
 
 lint: setup  ## ruff, mypy, the direction of imports, the README's tables
 	$(BIN)/ruff check

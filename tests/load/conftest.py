@@ -8,7 +8,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -169,8 +169,13 @@ class Loading:
 
 
 @asynccontextmanager
-async def open_loading(settings: Settings, datasets: Datasets | None = None) -> AsyncIterator[Loading]:
-    """A loader of its own: another worker, as far as the servers can tell."""
+async def open_loading(
+    settings: Settings, datasets: Datasets | None = None, *, instead: ObjectStore | None = None
+) -> AsyncIterator[Loading]:
+    """A loader of its own: another worker, as far as the servers can tell.
+
+    :param instead: of the store of the settings.
+    """
     statuses, pipelines, announced = Statuses(), list[Pipeline](), list[UploadRow]()
 
     def started(_upload_id: UUID, pipeline: Pipeline) -> None:
@@ -184,7 +189,7 @@ async def open_loading(settings: Settings, datasets: Datasets | None = None) -> 
         async def run_in_thread(function: Callable[..., Result], /, *args: Any) -> Result:
             return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
 
-        async with open_object_store(settings) as store:
+        async with open_object_store(settings) if instead is None else nullcontext(instead) as store:
             pool = await open_pool(settings)
             try:
                 ledger = Ledger(pool)
