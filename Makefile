@@ -9,9 +9,10 @@ WORKERS ?= 4
 ROWS ?= 1000000
 INVALID ?= 0
 STORE ?= seaweedfs
-# make chaos, make fuzz
+# make chaos, make fuzz, make judge
 RUNS ?=
 SEED ?=
+VALUES ?= 100000
 # make dev
 PORT ?= 3002
 
@@ -22,7 +23,7 @@ MINIO_DIR := $(HOME)/.cache/stream-api/bin
 COMPILE := uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test chaos fuzz lint format dev demo minio lock
+.PHONY: help setup test chaos fuzz judge lint format dev demo minio lock
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -47,6 +48,9 @@ chaos: setup  ## RUNS (200) loads of 200,000 rows with random faults; SEED repea
 
 fuzz: setup  ## RUNS (10000) loads of damaged files; SEED repeats them
 	$(BIN)/python -m tests.nasty.fuzz --runs $(or $(RUNS),10000) $(if $(SEED),--seed $(SEED))
+
+judge: setup  ## VALUES (100000) of every type, loaded and by COPY; SEED repeats them
+	$(BIN)/python -m tests.nasty.judge --values $(VALUES) $(if $(SEED),--seed $(SEED))
 
 lint: setup  ## ruff, mypy, the direction of imports, the README's tables
 	$(BIN)/ruff check

@@ -35,10 +35,11 @@ SELECT q.number, left(e.message, $3) AS message, left(e.detail, $3) AS detail, e
 """
 
 #: Classes of SQLSTATE by which a type or a domain speaks about a value even where it throws: data exceptions,
-#: cardinality, constraints, limits of the program (nesting too deep), features, functions, PL/pgSQL; and XX000, the
-#: plain elog(ERROR) of an input function in C. Others are about the statement or the server.
+#: cardinality, constraints, limits of the program (nesting too deep), features, functions, PL/pgSQL; XX000, the plain
+#: elog(ERROR) of an input function in C; and 42601 and 42602, a value that should be a name and is none (regclass), for
+#: our statement itself has no such errors. Others are about the statement or the server.
 _VALUE_CLASSES: Final = frozenset({"0A", "21", "22", "23", "2F", "38", "39", "54", "P0"})
-_INTERNAL_ERROR: Final = "XX000"
+_VALUE_STATES: Final = frozenset({"XX000", "42601", "42602"})
 _UNDEFINED_OBJECT: Final = "42704"
 
 
@@ -162,7 +163,7 @@ def _refusal(exc: asyncpg.PostgresError) -> Refusal:
     if sqlstate == _UNDEFINED_OBJECT:
         msg = f"A type of the table is no longer there: {exc}"
         raise Failure("plan_changed", msg) from exc
-    if sqlstate[:2] in _VALUE_CLASSES or sqlstate == _INTERNAL_ERROR:
+    if sqlstate[:2] in _VALUE_CLASSES or sqlstate in _VALUE_STATES:
         return Refusal(_sentence(str(exc.args[0]) if exc.args else "", exc.detail), sqlstate)
     raise exc
 
