@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -52,10 +53,8 @@ from stream_api.storage.cleanup import clean_up_ended
 from stream_api.storage.manifests import Manifest, Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
 from stream_api.upload.claims import KeyClaims
-from stream_api.upload.client import Body
 from stream_api.upload.leftovers import open_leftovers
 from stream_api.upload.pipeline import Uploads, receive_upload
-from stream_api.upload.replay import Received
 from stream_api.webhooks.delivery import Deliverer
 from stream_api.webhooks.sender import Resolver, Sender
 from stream_api.webhooks.sweep import keep_sweeping
@@ -267,14 +266,8 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             max_file_bytes=settings.max_file_bytes,
             datasets=services.datasets,
         )
-
-        async def receive(
-            headers: Mapping[str, str], body: Body, content_length: int | None, idempotency_key: str | None, /
-        ) -> Received:
-            return await receive_upload(uploads, headers, body, content_length, idempotency_key)
-
         collaborators = Collaborators(
-            receive=receive,
+            receive=partial(receive_upload, uploads),
             statuses=services.statuses,
             rows=services.ledger,
             queue=services.queue,

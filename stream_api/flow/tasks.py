@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 from stream_api.flow.causes import first_cause
@@ -27,6 +27,16 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
         _, running = await asyncio.wait(running, timeout=_AGAIN_SECONDS)
 
 
+async def in_own_task(work: Coroutine[Any, Any, T]) -> T:
+    """Run what opens a `TaskGroup` in a task of its own, which is cancelled with the one that waits for it.
+
+    On Python 3.11 a group that fails while its owner waits for the others leaves the owner counted as being cancelled
+    for ever. aiohttp believes that count: a PUT without a body then raises `CancelledError`, also in a later request of
+    the same connection, which runs in the same task.
+    """
+    return await asyncio.create_task(work)
+
+
 async def for_each(items: Iterable[T], do: Callable[[T], Awaitable[object]], *, at_once: int) -> None:
     """Do something with each item, with some of them at a time. After the first failure no other is begun.
 
@@ -38,9 +48,12 @@ async def for_each(items: Iterable[T], do: Callable[[T], Awaitable[object]], *, 
         for item in left:
             await do(item)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(lane())
-    except BaseExceptionGroup as failures:
-        raise first_cause(failures) from None
+    async def lanes() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(at_once):
+                    group.create_task(lane())
+        except BaseExceptionGroup as failures:
+            raise first_cause(failures) from None
+
+    await in_own_task(lanes())

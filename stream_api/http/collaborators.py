@@ -16,16 +16,14 @@ from stream_api.flow.stopping import Stopping
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
-from stream_api.upload.client import Body
+from stream_api.upload.body import Incoming
 from stream_api.upload.replay import Received
 
 
 class Receive(Protocol):
-    """Takes in the body of one upload: `upload.pipeline.receive_upload` with its first argument given."""
+    """Takes in one upload: `upload.pipeline.receive_upload` with its first argument given."""
 
-    async def __call__(  # noqa: D102
-        self, headers: Mapping[str, str], body: Body, content_length: int | None, idempotency_key: str | None, /
-    ) -> Received: ...
+    async def __call__(self, incoming: Incoming, /) -> Received: ...  # noqa: D102
 
 
 class Statuses(Protocol):

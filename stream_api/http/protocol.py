@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import _ErrInfo
 
 from stream_api.http.problems import problem
 from stream_api.upload.pipeline import READ_BUFFER_BYTES
@@ -44,10 +45,20 @@ class Protocol(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take what has come; a client with too many requests in line loses its connection.
 
+        Where the chunks of a body are none, aiohttp tells of that in the answer to a request that never was, and leaves
+        whoever reads the body waiting. It is the end of the body.
+
         aiohttp would stop reading when 32 are in line, and so never see that the client has left: the one whose turn it
         is, which may wait for an hour, would hold its place among `max_connections`.
         """
         super().data_received(data)
+        request = self._current_request
+        if request is not None and self._messages and not request.content.is_eof():
+            last = self._messages[-1][0]
+            if isinstance(last, _ErrInfo):
+                self._messages.pop()
+                request.content.set_exception(last.exc)
+                self.close()
         if len(self._messages) > _MOST_IN_LINE and self.transport is not None:
             log.info("http.too_many_in_line", requests=len(self._messages))
             self.transport.abort()

@@ -15,10 +15,11 @@ from stream_api.errors import Failure
 from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.json import json_response
 from stream_api.http.status import document_of_row, find_document, record_of_manifest, status_url, upload_id_of
-from stream_api.http.waiting import wait_for_end, wait_seconds_of, why_not_completed
+from stream_api.http.waiting import WAIT, wait_for_end, wait_seconds_of, why_not_completed
 from stream_api.ledger.rows import ENDED
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
+from stream_api.upload.body import Incoming
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
@@ -38,10 +39,15 @@ async def post_upload(request: web.Request) -> web.Response:
     seconds = wait_seconds_of(request)
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower()
     if encoding != "identity":
-        detail = f"Content-Encoding {encoding[:100]!r} is not supported: send the form as it is."
+        detail = (
+            f"Content-Encoding {encoding[:100]!r} is not supported: send the body as it is. A file that is compressed "
+            "by gzip or zstd is known by its content: without that header it is taken."
+        )
         raise Failure("content_encoding_unsupported", detail)
     key = _idempotency_key(request)
-    received = await collaborators.receive(request.headers, request.content, request.content_length, key)
+    parameters = [each for each in request.query.items() if each[0] != WAIT]
+    incoming = Incoming(request.headers, parameters, request.content, request.content_length, key)
+    received = await collaborators.receive(incoming)
     manifest, status, headers = received.manifest, "uploaded", {}
     if received.replayed:
         status, headers = await _status_of_replayed(collaborators, manifest), {_REPLAYED: "true"}

@@ -20,6 +20,8 @@ from stream_api.ledger.rows import UploadRow
 
 log = structlog.stdlib.get_logger(__name__)
 
+#: The parameter of a query that says how long.
+WAIT: Final = "wait"
 #: A signal can get lost, and a worker can die between the end state and its signal: who waits looks this often.
 LOOK_AGAIN_SECONDS: Final = 5.0
 
@@ -29,7 +31,7 @@ def wait_seconds_of(request: web.Request) -> float | None:
 
     :raises Failure: `bad_request`.
     """
-    values = request.query.getall("wait", [])
+    values = request.query.getall(WAIT, [])
     if not values:
         return None
     longest = request.app[COLLABORATORS].max_wait_seconds

@@ -14,17 +14,12 @@ import io
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import BodyPartReader
-
 from stream_api.dialects.detection import HEAD_BYTES
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget, Lease
 from stream_api.flow.channel import Channel
+from stream_api.upload.body import CHUNK_BYTES, File
 from stream_api.upload.client import ClientStream
-from stream_api.upload.form import FormReader
-
-#: What is read from the client at once. Larger chunks brought no speed, and each upload holds about five of them.
-CHUNK_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +61,7 @@ class PartCutter:
         self._sha256: Final = hashlib.sha256()
         #: What was read beyond the part that it was read for: less than two chunks.
         self._carry = b""
+        self._ended = False
         #: Room of the part that is being filled, or of the only part.
         self._lease: Lease | None = None
         #: Room of parts that are sent into the channel; a receiver takes out that of its part.
@@ -84,22 +80,22 @@ class PartCutter:
         """Of all that was read, in hexadecimal."""
         return self._sha256.hexdigest()
 
-    async def cut(self, file: BodyPartReader, form: FormReader) -> Part | None:
+    async def cut(self, file: File) -> Part | None:
         """Read the file to its end.
 
         :returns: the only part of a file that fits into one, its room still ours; otherwise `None`, and all parts
             have gone through the channel.
-        :raises Failure: `file_empty`, `file_too_large`, `server_busy`, or what is wrong with the form.
+        :raises Failure: `file_empty`, `file_too_large`, `server_busy`, or what is wrong with the body.
         """
         number = 1
         while True:
             self._lease = await self._admit()
-            data = await self._fill(file, form)
+            data = await self._fill(file)
             if not data:
                 raise Failure("file_empty", "The file is empty.")
             if number == 1:
                 # Whether it is the only one must be known before it goes anywhere.
-                await self._peek(file, form)
+                await self._peek(file)
                 if not self._carry:
                     return Part(number, data, self._lease)
             part, self._lease = Part(number, data, self._lease), None
@@ -108,7 +104,7 @@ class PartCutter:
             # Where this waits for the client, nothing may hold on to what S3 may have acknowledged.
             del part, data
             # Without room for it: this chunk tells whether room is needed.
-            await self._peek(file, form)
+            await self._peek(file)
             if not self._carry:
                 return None
             number += 1
@@ -132,12 +128,12 @@ class PartCutter:
                 retryAfterSeconds=max(1, round(self._admission_timeout_seconds)),
             ) from exc
 
-    async def _fill(self, file: BodyPartReader, form: FormReader) -> bytes:
+    async def _fill(self, file: File) -> bytes:
         left = self._stream.most_bytes_left
         buffer = _buffer(self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES))
         size = 0
         while size < self._part_bytes:
-            await self._peek(file, form)
+            await self._peek(file)
             if not self._carry:
                 break
             room = self._part_bytes - size
@@ -146,17 +142,18 @@ class PartCutter:
         buffer.truncate(size)
         return buffer.getvalue()
 
-    async def _peek(self, file: BodyPartReader, form: FormReader) -> None:
+    async def _peek(self, file: File) -> None:
         """See to it that `_carry` holds something, unless the file has ended."""
-        while not self._carry and not file.at_eof():
-            with form.reading():
-                self._carry = await file.read_chunk(CHUNK_BYTES)
-            self._sha256.update(self._carry)
-            if len(self.head) < HEAD_BYTES:
-                self.head += self._carry[: HEAD_BYTES - len(self.head)]
-            self.size_bytes += len(self._carry)
-            if self.size_bytes > self._max_file_bytes:
-                raise too_large(self._max_file_bytes)
+        if self._carry or self._ended:
+            return
+        self._carry = await file.read(CHUNK_BYTES)
+        self._ended = not self._carry
+        self._sha256.update(self._carry)
+        if len(self.head) < HEAD_BYTES:
+            self.head += self._carry[: HEAD_BYTES - len(self.head)]
+        self.size_bytes += len(self._carry)
+        if self.size_bytes > self._max_file_bytes:
+            raise too_large(self._max_file_bytes)
 
 
 def too_large(max_file_bytes: int) -> Failure:

@@ -1,6 +1,8 @@
 """Stage 1: one request into the object storage.
 
-    client ─► MultipartReader ─► PartCutter ─► Channel of parts ─► senders ─► S3 parts ─► object, marker, manifest
+    client ─► BodyReader ─► PartCutter ─► Channel of parts ─► senders ─► S3 parts ─► object, marker, manifest
+
+The body is a form with the file in it (`multipart.FormReader`) or the file itself (`raw.RawReader`).
 
 A slow S3 leaves the senders waiting, then the channel is full, then the cutter waits in `send` and no longer reads,
 and in the end aiohttp stops reading the socket. The budget does the same for all uploads of the process together.
@@ -13,7 +15,7 @@ queued, the others are on their way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +23,7 @@ from typing import Final, Self
 from uuid import UUID
 
 import structlog
-from aiohttp import BodyPartReader
+from aiohttp import hdrs
 
 from stream_api.config import KIB, Settings
 from stream_api.datasets.dataset import Datasets
@@ -31,16 +33,21 @@ from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.causes import end_frames, first_cause
 from stream_api.flow.channel import Channel
-from stream_api.flow.tasks import cancel_and_wait
+from stream_api.flow.tasks import cancel_and_wait, in_own_task
 from stream_api.storage.errors import AlreadyExists
 from stream_api.storage.manifests import Manifest, read_manifest
 from stream_api.storage.objects import ObjectStore
+from stream_api.upload.body import CHUNK_BYTES, BodyReader, File, Incoming, media_type_of
 from stream_api.upload.claims import KeyClaims
-from stream_api.upload.client import Body, ClientStream, watch_client
-from stream_api.upload.form import Form, FormReader, content_type_of, file_name_of
+from stream_api.upload.client import ClientStream, watch_client
+from stream_api.upload.form import Form
 from stream_api.upload.ids import derived_upload_id, new_upload_id
 from stream_api.upload.leftovers import Leftovers
-from stream_api.upload.parts import CHUNK_BYTES, Part, PartCutter, too_large
+from stream_api.upload.multipart import MEDIA_TYPE as FORM
+from stream_api.upload.multipart import FormReader
+from stream_api.upload.parts import Part, PartCutter, too_large
+from stream_api.upload.raw import MEDIA_TYPES as RAW
+from stream_api.upload.raw import RawReader
 from stream_api.upload.replay import Received, check_same, replay
 from stream_api.upload.transfer import Transfer
 
@@ -96,29 +103,21 @@ class Uploads:
     active: dict[str, Progress] = field(default_factory=dict)
 
 
-async def receive_upload(
-    uploads: Uploads,
-    headers: Mapping[str, str],
-    body: Body,
-    content_length: int | None,
-    idempotency_key: str | None = None,
-) -> Received:
-    """Take in one form with one file. When it returns, file and manifest are stored, by this request or an earlier one.
+async def receive_upload(uploads: Uploads, incoming: Incoming) -> Received:
+    """Take in one file. When it returns, file and manifest are stored, by this request or an earlier one.
 
     When it fails, what was stored is removed before it raises, or goes on being removed when that takes long.
 
-    :param headers: of the request.
-    :param content_length: of the body, if the client said so.
-    :param idempotency_key: names the upload: of all requests with it one is stored, and the others are compared to it.
     :raises Failure: with any code of Stage 1; `storage_unavailable` and `storage_refused`.
     """
-    upload_id = new_upload_id() if idempotency_key is None else derived_upload_id(idempotency_key)
-    if content_length is not None:
+    key = incoming.idempotency_key
+    upload_id = new_upload_id() if key is None else derived_upload_id(key)
+    if incoming.content_length is not None:
         most = uploads.max_file_bytes + uploads.settings.max_field_bytes + _FORM_OVERHEAD_BYTES
-        if content_length > most:
+        if incoming.content_length > most:
             raise too_large(uploads.max_file_bytes)
-    request = _Request.of(uploads, headers, body, content_length)
-    if idempotency_key is None:
+    request = _Request.of(uploads, incoming)
+    if key is None:
         return await _Upload(uploads, upload_id, request, derived=False).run()
     first = await read_manifest(uploads.store, upload_id)
     if first is None:
@@ -128,7 +127,7 @@ async def receive_upload(
             if first is None:
                 await _check_not_expiring(uploads, upload_id)
                 return await _Upload(uploads, upload_id, request, derived=True).run()
-    return await replay(first, request.stream, request.form, request.fields, uploads.settings)
+    return await replay(first, request.stream, request.form, request.reader, uploads.settings)
 
 
 async def _check_not_expiring(uploads: Uploads, upload_id: UUID) -> None:
@@ -155,16 +154,25 @@ class _Request:
 
     stream: ClientStream
     form: Form
-    fields: FormReader
+    reader: BodyReader
 
     @classmethod
-    def of(cls, uploads: Uploads, headers: Mapping[str, str], body: Body, content_length: int | None) -> Self:
-        settings = uploads.settings
-        stream, form = ClientStream(body, content_length), Form(uploads.datasets)
-        fields = FormReader(
-            headers, stream, form, max_field_bytes=settings.max_field_bytes, max_fields=settings.max_fields
+    def of(cls, uploads: Uploads, incoming: Incoming) -> Self:
+        settings, headers = uploads.settings, incoming.headers
+        stream = ClientStream(incoming.body, incoming.content_length)
+        form = Form(uploads.datasets, settings.max_fields, settings.max_field_bytes)
+        form.take(incoming.parameters)
+        media_type = media_type_of(headers.get(hdrs.CONTENT_TYPE))
+        if media_type == FORM:
+            return cls(stream, form, FormReader(headers, stream, form))
+        if media_type in RAW:
+            return cls(stream, form, RawReader(headers, stream))
+        detail = (
+            f"A body of Content-Type {media_type[:100]!r} is not taken: send the file in the field file of a "
+            f'multipart/form-data (curl: -F "file=@large.csv"), or by itself (curl: -H "Content-Type: text/csv" '
+            "--data-binary @large.csv, better -X POST -T large.csv, which does not read it into memory first)."
         )
-        return cls(stream, form, fields)
+        raise Failure("content_type_unsupported", detail, allowed=sorted({FORM, *RAW}))
 
 
 class _Upload:
@@ -179,7 +187,7 @@ class _Upload:
         self._id: Final = upload_id
         self._stream: Final = request.stream
         self._form: Final = request.form
-        self._fields: Final = request.fields
+        self._reader: Final = request.reader
         self._channel: Final[Channel[Part]] = Channel("upload.parts", max_items=1, max_bytes=settings.part_bytes)
         self._cutter: Final = PartCutter(
             self._stream,
@@ -198,7 +206,7 @@ class _Upload:
     async def run(self) -> Received:
         self._uploads.active[self._transfer.key] = Progress(self._stream, self._channel)
         try:
-            only = await self._receive()
+            only = await in_own_task(self._receive())
             head = self._cutter.head
             self._dialect = detect(head, whole=self._cutter.size_bytes == len(head), given=self._form.dialect)
             return Received(await self._commit(only))
@@ -228,7 +236,7 @@ class _Upload:
         return Received(first, replayed=True)
 
     async def _receive(self) -> Part | None:
-        """Read the whole form; what does not fit into one part is in S3, as parts, when it returns."""
+        """Read the whole body; what does not fit into one part is in S3, as parts, when it returns."""
         settings = self._uploads.settings
         only: Part | None = None
         try:
@@ -243,7 +251,7 @@ class _Upload:
                     )
                 )
                 try:
-                    async with aclosing(self._fields.files()) as files:
+                    async with aclosing(self._reader.files()) as files:
                         async for file in files:
                             only = await self._read_file(file)
                 except BaseException as exc:
@@ -260,9 +268,9 @@ class _Upload:
             raise first_cause(failures) from None
         return only
 
-    async def _read_file(self, file: BodyPartReader) -> Part | None:
-        self._file_name, self._content_type = file_name_of(file), content_type_of(file)
-        return await self._cutter.cut(file, self._fields)
+    async def _read_file(self, file: File) -> Part | None:
+        self._file_name, self._content_type = file.name, file.content_type
+        return await self._cutter.cut(file)
 
     async def _send_parts(self) -> None:
         async for part in self._channel:
@@ -299,7 +307,7 @@ class _Upload:
             etag=etag,
             size_bytes=self._cutter.size_bytes,
             sha256=self._cutter.sha256,
-            file_name=self._file_name,
+            file_name=self._file_name if self._form.file_name is None else self._form.file_name,
             content_type=self._content_type,
             dataset=self._form.dataset,
             callback_url=self._form.callback_url,

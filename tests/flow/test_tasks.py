@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
-from stream_api.flow.tasks import cancel_and_wait
+import pytest
+
+from stream_api.flow.tasks import cancel_and_wait, for_each, in_own_task
 
 
 async def test_one_that_swallows_a_cancellation_ends_all_the_same() -> None:
@@ -36,3 +38,39 @@ async def test_one_that_swallows_a_cancellation_ends_all_the_same() -> None:
     assert isinstance(tasks[1].exception(), OSError)
     assert tasks[2].result() == 1
     await cancel_and_wait()
+
+
+async def test_a_group_that_fails_does_not_count_as_a_cancellation() -> None:
+    async def fail(item: int = 0) -> None:
+        await asyncio.sleep(0)
+        raise OSError(item)
+
+    async def group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+
+    task = asyncio.current_task()
+    assert task is not None
+    with pytest.raises(BaseExceptionGroup):
+        await in_own_task(group())
+    with pytest.raises(OSError, match="1"):
+        await for_each([1], fail, at_once=1)
+    assert task.cancelling() == 0
+
+
+async def test_a_task_of_its_own_is_cancelled_with_who_waits_for_it() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    waiting = asyncio.create_task(in_own_task(work()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended.is_set()

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 from redis.asyncio import Redis
+from yarl import URL
 
 from stream_api.config import Settings
 from stream_api.datasets.dataset import built_in
@@ -57,11 +58,15 @@ class Serving:
     signals: Signals
     stopping: Stopping
 
-    async def post(self, data: Any, **options: Any) -> tuple[int, dict[str, Any]]:
-        """Upload something; status and document of the answer."""
+    async def post(self, data: Any, *, query: str = "", **options: Any) -> tuple[int, dict[str, Any]]:
+        """Upload something; status and document of the answer.
+
+        :param query: as it is to be sent, with its question mark.
+        """
         # aiohttp warns of large bytes, not of a stream of them.
         body = io.BytesIO(data) if isinstance(data, bytes) else data
-        async with self.client.post(f"{self.url}/upload", data=body, **options) as answer:
+        url = URL(f"{self.url}/upload{query}", encoded=True)
+        async with self.client.post(url, data=body, **options) as answer:
             return answer.status, await answer.json(content_type=None)
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:

@@ -35,13 +35,15 @@ class RawClient:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def start(self, content_length: int, **headers: str) -> None:
-        """Send the head of an upload."""
+    async def start(
+        self, content_length: int | None, *, query: str = "", kind: str = HEADERS["Content-Type"], **headers: str
+    ) -> None:
+        """Send the head of an upload; without a length its body is to be sent in HTTP's chunks."""
         lines = [
-            "POST /upload HTTP/1.1",
+            f"POST /upload{query} HTTP/1.1",
             "Host: test",
-            f"Content-Length: {content_length}",
-            f"Content-Type: {HEADERS['Content-Type']}",
+            "Transfer-Encoding: chunked" if content_length is None else f"Content-Length: {content_length}",
+            f"Content-Type: {kind}",
             *(f"{name}: {value}" for name, value in headers.items()),
         ]
         self.writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())

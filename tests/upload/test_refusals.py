@@ -140,13 +140,12 @@ async def test_refused_on_each_store(small_each_store: Settings, bucket_each_sto
         await check_nothing_left(serving, bucket_each_store)
 
 
-@pytest.mark.parametrize(
-    "headers", [{"Content-Type": "text/csv"}, {"Content-Type": "application/x-www-form-urlencoded"}]
-)
-async def test_not_a_form(small: Settings, bucket: Bucket, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "application/json; a=b", "multipart/mixed", "x"])
+async def test_neither_a_form_nor_a_file(small: Settings, bucket: Bucket, kind: str) -> None:
     async with serve(small) as serving:
-        status, document = await serving.post(b"a,b\n", headers=headers)
-        assert (status, document["code"]) == (415, "not_multipart")
+        status, document = await serving.post(b"a,b\n", headers={"Content-Type": kind})
+        assert (status, document["code"]) == (415, "content_type_unsupported")
+        assert {"text/csv", "multipart/form-data"} < set(document["allowed"])
         await check_nothing_left(serving, bucket)
 
 
