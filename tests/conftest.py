@@ -24,7 +24,6 @@ import itertools
 import logging
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from stream_api.dev.postgres import Postgres
 from stream_api.dev.stack import STORES, StoreName
 from stream_api.dev.stores import REGION, SeaweedFS, Store, find_minio
 from stream_api.dev.valkey import Valkey
+from tests.support.folders import temporary_server_folder
 
 _REDIS_DATABASES = 512
 
@@ -92,11 +92,9 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """Where the servers keep their data. Not pytest's own, which user `nobody` (Postgres, when root) cannot enter."""
-    folder = Path(tempfile.mkdtemp(prefix="stream-api-tests-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    """Where the servers keep their data."""
+    with temporary_server_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +198,8 @@ def migrated_template(postgres: Postgres) -> str:
 def database(postgres: Postgres, migrated_template: str) -> Iterator[str]:
     """The URL of a fresh database with all migrations."""
     name = f"test_{uuid.uuid4().hex}"
-    postgres.execute(f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}"', database="postgres")
+    copy = f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}" STRATEGY FILE_COPY'
+    postgres.execute(copy, database="postgres")
     yield postgres.dsn_for(name)
     postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)', database="postgres")
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Final
 
 #: Below Linux' ephemeral range (32768 and up), so that no outgoing connection takes one between choice and use.
-LOWEST, HIGHEST = 10_000, 22_000
+#: Those 10,000 higher are SeaweedFS'.
+LOWEST, HIGHEST = 10_000, 19_990
 #: Given by this process, and perhaps not taken by anybody yet.
 _given: Final[deque[int]] = deque(maxlen=100)
 

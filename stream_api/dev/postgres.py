@@ -99,8 +99,8 @@ class Postgres(Server):
             "max_connections": 200,
             # Taken only as it is used; the default of 128 MB is less than the index of a few million rows.
             "shared_buffers": "256MB",
-            # A gigabyte of COPY would else force a checkpoint every few seconds.
-            "max_wal_size": "4GB",
+            # A gigabyte of COPY would else force a checkpoint every few seconds; they cost little without fsync.
+            "max_wal_size": "4GB" if self.durable else "256MB",
             "fsync": "on" if self.durable else "off",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]

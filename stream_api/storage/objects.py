@@ -11,6 +11,7 @@ Memory: a body is sent from the caller's own bytes. `BytesIO.getvalue` of a full
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import itertools
 import random
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
+from aiobotocore.session import AioSession, get_session
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
@@ -364,7 +365,7 @@ async def open_object_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         max_pool_connections=parts_at_once + 2 * settings.load_concurrency + _SPARE_CONNECTIONS,
         retries={"total_max_attempts": 1, "mode": "standard"},
     )
-    async with get_session().create_client(
+    async with _session().create_client(
         "s3",
         endpoint_url=settings.s3_endpoint_url,
         region_name=settings.s3_region,
@@ -373,6 +374,12 @@ async def open_object_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         config=config,
     ) as client:
         yield ObjectStore(client, settings)
+
+
+@functools.cache
+def _session() -> AioSession:
+    # One for the process: making one, and its first client, reads a megabyte of JSON.
+    return get_session()
 
 
 def _bytes_of(body: bytes | io.BytesIO) -> bytes:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from stream_api.config import Settings
 from stream_api.dev.postgres import Postgres
 from stream_api.dev.stores import SeaweedFS, Store
 from stream_api.dev.valkey import Valkey
 from tests.conftest import Bucket, make_settings, migrate_database
+from tests.support.folders import temporary_server_folder
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,8 @@ class Servers:
 @contextmanager
 def running_servers() -> Iterator[Servers]:
     """Start them in a folder that is removed at the end. Blocks."""
-    folder = Path(tempfile.mkdtemp(prefix="stream-api-faults-"))
-    folder.chmod(0o755)
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = stack.enter_context(temporary_server_folder())
         postgres = Postgres(folder / "postgres", durable=False)
         redis, store = Valkey(folder / "valkey"), SeaweedFS(folder / "seaweedfs")
         for server in (postgres, redis, store):

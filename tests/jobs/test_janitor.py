@@ -269,18 +269,17 @@ async def test_sightings_that_redis_has_lost_make_removal_later(bench: Bench) ->
     assert await bench.redis.exists("stream-api:janitor:sightings") == 0
 
 
-async def test_more_keys_than_a_page_of_the_store_holds(each: Bench) -> None:
-    uploads = [uuid4() for _ in range(1001)]
-    limit = asyncio.Semaphore(16)
-
-    async def put(upload_id: UUID) -> None:
-        async with limit:
-            await each.store.put(data_key(upload_id), b"")
-
-    await asyncio.gather(*(put(upload_id) for upload_id in uploads))
-    await each.tidy()
-    assert await each.tidy(later=HOUR) == Tidied(data=1001)
-    assert await each.keys() == set()
+async def test_uploads_are_looked_at_by_pages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(janitor_module, "_PAGE", 2)
+    for upload_id in (uuid4() for _ in range(5)):
+        for _ in range(3):
+            await bench.store.put(data_key(upload_id), b"")
+    for _ in range(5):
+        await mark_pending(bench.store, uuid4())
+    kept = await bench.stored()
+    await bench.tidy()
+    assert await bench.tidy(later=HOUR) == Tidied(data=15, markers=5)
+    assert await bench.keys() == {kept.key, manifest_key(kept.upload_id), pending_key(kept.upload_id)}
 
 
 async def test_data_of_ended_uploads_goes_and_that_of_failed_and_running_ones_stays(bench: Bench) -> None:
