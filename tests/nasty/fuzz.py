@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
-import itertools
 import random
 import shutil
 import sys
@@ -68,6 +67,8 @@ _DECOMPRESS: Final[dict[str | None, Callable[[bytes], bytes]]] = {
     "zstd": zstd.decompress,
 }
 _HANGS_SECONDS: Final = 30.0
+#: Runs between two reports.
+_TOLD: Final = 500
 _CHUNK_BYTES: Final = 777
 
 
@@ -110,10 +111,13 @@ class Fuzz:
     seed: int
     states: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
+    done: int = 0
     rows: int = 0
     #: Runs whose damage has left the dialect as it was, so that untouched rows are asked after.
     compared: int = 0
     failed: dict[int, str] = field(default_factory=dict)
+    #: Told of each run that has failed, and of the number of runs from time to time.
+    tell: Callable[[str], None] = lambda _: None
 
     async def work(self, loading: Loading, slot: int, numbers: list[int]) -> None:
         """Do the runs of this slot, one after another, into its table."""
@@ -123,10 +127,14 @@ class Fuzz:
             try:
                 async with asyncio.timeout(_HANGS_SECONDS):
                     await self._run(loading, slot, run)
-            except Exception:  # noqa: BLE001 - all of them are told of at the end
+            except Exception:  # noqa: BLE001 - all of them are told of
                 self.failed[number] = (
                     f"segments of {run.segment_bytes}\n{traceback.format_exc()}\n{describe(run.file, run.damage)}"
                 )
+                self.tell(f"--- run {number}: {self.failed[number]}")
+            self.done += 1
+            if self.done % _TOLD == 0:
+                self.tell(f"{self.done} runs, {len(self.failed)} of them failed")
             loading.statuses.records.clear()
             loading.pipelines.clear()
             loading.announced.clear()
@@ -168,12 +176,12 @@ def _found(data: bytes) -> Dialect:
     return detect(data[:HEAD_BYTES], whole=len(data) <= HEAD_BYTES, given=Given())
 
 
-async def fuzz(settings: Settings, seed: int, numbers: list[int]) -> Fuzz:
+async def fuzz(settings: Settings, seed: int, numbers: list[int], tell: Callable[[str], None] = lambda _: None) -> Fuzz:
     """Do these runs.
 
     :param settings: of a migrated database.
     """
-    made = Fuzz(seed)
+    made = Fuzz(seed, tell=tell)
     with patch.object(source, "CHUNK_BYTES", _CHUNK_BYTES):
         async with AsyncExitStack() as stack:
             slots = [
@@ -193,6 +201,10 @@ async def fuzz(settings: Settings, seed: int, numbers: list[int]) -> Fuzz:
     return made
 
 
+def _tell(what: str) -> None:
+    print(what, flush=True)
+
+
 def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
@@ -208,12 +220,10 @@ def _main() -> int:
     try:
         server.start()
         migrate_database(server.dsn)
-        made = asyncio.run(fuzz(Settings(database_url=SecretStr(server.dsn)), args.seed, numbers))
+        made = asyncio.run(fuzz(Settings(database_url=SecretStr(server.dsn)), args.seed, numbers, _tell))
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    for number, what in itertools.islice(sorted(made.failed.items()), 20):
-        print(f"--- run {number}\n{what}")
     print(f"{len(numbers)} runs in {time.monotonic() - began:.0f} s, seed {args.seed}: {made.rows} rows read")
     print(f"untouched rows asked after: {made.compared} runs")
     print("ends:", dict(made.states.most_common()))
