@@ -61,11 +61,13 @@ class ColumnRules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Rules(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """What is done to the fields of one column, and asked of them; as `ColumnRules`, settled for the column's type.
 
+    :param base: the built-in type under the column's, where formats or bounds need it.
     :param formats: those of `day_first` as well.
     :param values: `None` for any.
     :param min: and `max`: numbers as text, dates and times in ISO 8601.
     """
 
+    base: str | None = None
     required: bool = False
     default: str | None = None
     trim: bool = False

@@ -98,7 +98,9 @@ def _unfit_bound(value: Scalar, base: str | None, column: Column) -> str | None:
 
 def _settled(dataset: Dataset, said: ColumnRules, column: Column) -> Rules:
     base = column.base or ""
+    needs_base = said.formats or said.day_first or said.min is not None or said.max is not None
     return Rules(
+        base=base if needs_base else None,
         required=said.required,
         default=None if said.default is None else as_text(said.default),
         trim=dataset.trim if said.trim is None else said.trim,

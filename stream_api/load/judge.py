@@ -10,6 +10,7 @@ import asyncpg
 
 from stream_api.errors import Failure
 from stream_api.ledger.errors import translated
+from stream_api.load.rules.bounds import Range
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -32,6 +33,11 @@ SELECT q.number, left(e.message, $3) AS message, left(e.detail, $3) AS detail, e
   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS q(value, type, number)
  CROSS JOIN LATERAL pg_input_error_info(q.value, q.type) AS e
  WHERE e.message IS NOT NULL
+"""
+
+_OUTSIDE: Final = """
+SELECT q.number FROM unnest($1::text[]) WITH ORDINALITY AS q(value, number)
+ WHERE q.value::{type}::{base} < $2::text::{base} OR q.value::{type}::{base} > $3::text::{base}
 """
 
 #: Classes of SQLSTATE by which a type or a domain speaks about a value even where it throws: data exceptions,
@@ -77,6 +83,26 @@ class Judge:
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
         self._known: dict[Question, Refusal | None] = {}
+
+    async def outside(self, wanted: Range, values: Iterable[str]) -> set[str]:
+        """Those of the values that lie outside of a range, as their type compares.
+
+        :param values: that the type takes.
+        :raises Failure: as `ask`.
+        """
+        questions = [Question(wanted.type, value) for value in dict.fromkeys(values)]
+        found: set[str] = set()
+        if not questions:
+            return found
+        statement = _OUTSIDE.format(type=wanted.type, base=wanted.base)
+        with translated():
+            async with self._pool.acquire() as connection:
+                with translated(connection):
+                    for chunk in _chunks(questions):
+                        asked = [question.value for question in chunk]
+                        rows = await connection.fetch(statement, asked, wanted.least, wanted.greatest)
+                        found.update(asked[row["number"] - 1] or "" for row in rows)
+        return found
 
     async def ask(self, questions: Iterable[Question]) -> dict[Question, Refusal]:
         """Ask about values; the same value is asked about once. Those that are not in the answer are taken.

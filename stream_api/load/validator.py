@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, Unpack, cast
 
 import numpy as np
@@ -19,6 +19,8 @@ from stream_api.load.flaws import Flaw
 from stream_api.load.judge import Judge, Question, Refusal
 from stream_api.load.model import Encoded, Rows
 from stream_api.load.rejects import Rejects
+from stream_api.load.rules.faults import Found
+from stream_api.load.rules.stage import ColumnRules, column_rules
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -64,7 +66,9 @@ class _Checked:
 
     :param texts: the columns of the plan as text.
     :param arrays: the typed columns; `None` for those that have no binary form.
-    :param blamed: for each row the first column, by number, that lacks a value; the number of columns if none.
+    :param blamed: for each row the first column, by number, that lacks a value or breaks a rule of the dataset; the
+        number of columns if none.
+    :param broken: the rows that break rules, and which.
     :param doubts: what only Postgres can tell, in the order of the columns.
     """
 
@@ -72,7 +76,26 @@ class _Checked:
     texts: list[pa.StringArray]
     arrays: list[pa.Array[Any] | None]
     blamed: npt.NDArray[np.intp]
+    broken: list[tuple[npt.NDArray[np.intp], Flaw]]
     doubts: list[_Doubts]
+
+    def blame(self, number: int, column: PlanColumn, found: Found | None) -> None:
+        """Note the rows that break a rule of a column, but for those that an earlier column is to blame for."""
+        if found is not None:
+            rows = np.flatnonzero(found.rows & (self.blamed > number))
+            self.blamed[rows] = number
+            self.broken.append((rows, Flaw(column.source, found.fault.code, found.fault.reason)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What Postgres says.
+
+    :param refusals: by their questions. :param outside: numbers of columns, with values that are out of their range.
+    """
+
+    refusals: Mapping[Question, Refusal] = field(default_factory=dict)
+    outside: Collection[tuple[int, str | None]] = ()
 
 
 class Validator:
@@ -86,6 +109,7 @@ class Validator:
     def __init__(self, plan: Plan, judge: Judge, run_in_thread: RunInThread) -> None:
         self._columns = plan.columns
         self._readers = [column_reader(column, encoding=plan.encoding) for column in plan.columns]
+        self._rules = [column_rules(column) for column in plan.columns]
         self._encoder = BinaryEncoder(plan.columns) if plan.copy_format == "binary" else None
         self._judge = judge
         self._run_in_thread = run_in_thread
@@ -104,23 +128,31 @@ class Validator:
         if isinstance(first, Encoded):
             return first
         refusals = await self._judge.ask(question for doubts in first.doubts for question in doubts.questions)
-        return await self._run_in_thread(self._encode, first, refusals)
+        outside = set[tuple[int, str | None]]()
+        for doubts in first.doubts:
+            rules = self._rules[doubts.column]
+            if rules is not None and rules.range is not None:
+                taken = [q.value for q in doubts.questions if q.value is not None and q not in refusals]
+                outside |= {(doubts.column, value) for value in await self._judge.outside(rules.range, taken)}
+        return await self._run_in_thread(self._encode, first, _Verdict(refusals, outside))
 
     def _check_and_encode(self, rows: Rows) -> Encoded | _Checked:
         checked = self._check(rows)
-        return checked if checked.doubts else self._encode(checked, {})
+        return checked if checked.doubts else self._encode(checked, _Verdict())
 
     def _check(self, rows: Rows) -> _Checked:
         none = len(self._columns)
         blamed = np.full(rows.table.num_rows, none, np.intp)
-        texts: list[pa.StringArray] = []
-        arrays: list[pa.Array[Any] | None] = []
-        doubts: list[_Doubts] = []
-        for number, (column, reader) in enumerate(zip(self._columns, self._readers, strict=True)):
+        checked = _Checked(rows, [], [], blamed, [], [])
+        doubts = checked.doubts
+        for number, (column, reader, rules) in enumerate(zip(self._columns, self._readers, self._rules, strict=True)):
             values = _values(column, rows)
-            texts.append(values)
+            if rules is not None:
+                values, unread = rules.clean(values)
+                checked.blame(number, column, unread)
+            checked.texts.append(values)
             typed = reader(values)
-            arrays.append(typed.array)
+            checked.arrays.append(typed.array)
             # What an earlier column is to blame for needs no further question.
             if typed.doubtful is not None:
                 doubts += _doubts(number, column, values, typed.doubtful & (blamed == none))
@@ -130,14 +162,17 @@ class Validator:
                     blamed[empty] = number
                 else:
                     doubts += _doubts(number, column, values, empty)
-        return _Checked(rows, texts, arrays, blamed, doubts)
+            if rules is not None:
+                for found in rules.check(values, typed):
+                    checked.blame(number, column, found)
+        return checked
 
-    def _encode(self, checked: _Checked, refusals: dict[Question, Refusal]) -> Encoded:
+    def _encode(self, checked: _Checked, verdict: _Verdict) -> Encoded:
         rows = checked.rows
         by_csv = np.zeros(len(checked.blamed), np.bool_)
         for doubts in checked.doubts:
             by_csv[doubts.rows] = True
-        good, rejections = self._judged(checked, refusals)
+        good, rejections = self._judged(checked, verdict)
         by_csv = good & by_csv if self._encoder is not None else good
         by_binary = good & ~by_csv
         return Encoded(
@@ -151,14 +186,20 @@ class Validator:
             header=rows.batch.header,
         )
 
-    def _judged(self, checked: _Checked, refusals: dict[Question, Refusal]) -> tuple[Bools, Rejects]:
+    def _judged(self, checked: _Checked, verdict: _Verdict) -> tuple[Bools, Rejects]:
         """The rows without a flaw, and the rejections of the others, those of the parser among them."""
         rows, flaws = checked.rows, checked.rows.flaws.copy()
         for doubts in checked.doubts:
-            column = self._columns[doubts.column]
-            answers = [_refused(column, refusals.get(question)) for question in doubts.questions]
+            column, rules = self._columns[doubts.column], self._rules[doubts.column]
+            answers = [
+                _refused(column, verdict.refusals.get(question))
+                or (_out_of_range(column, rules) if (doubts.column, question.value) in verdict.outside else None)
+                for question in doubts.questions
+            ]
             flaws.add_each(rows.records[doubts.rows], answers, doubts.which)
         # Last: in the rows that were asked about, the columns that were asked about come first.
+        for broken, flaw in checked.broken:
+            flaws.add(rows.records[broken], flaw)
         for number, column in enumerate(self._columns):
             if column.required:
                 flaws.add(rows.records[checked.blamed == number], _missing(column))
@@ -180,6 +221,10 @@ def _refused(column: PlanColumn, refusal: Refusal | None) -> Flaw | None:
     if refusal is None:
         return None
     return Flaw(column.source, rejection_code(column, refusal.sqlstate), refusal.message)
+
+
+def _out_of_range(column: PlanColumn, rules: ColumnRules | None) -> Flaw | None:
+    return None if rules is None else Flaw(column.source, rules.out_of_range.code, rules.out_of_range.reason)
 
 
 def _values(column: PlanColumn, rows: Rows) -> pa.StringArray:
