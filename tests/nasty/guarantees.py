@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -53,19 +54,25 @@ class Found:
 
 
 @dataclass
-class _Read:
+class Read:
     """The records of a damaged file, by the plainest code.
 
+    :param data: decompressed.
     :param good: fields of those that are rows, by their offsets.
     :param bad: line and code of the others.
     :param ends: of both, and of what is neither.
     """
 
+    data: bytes
+    dialect: Dialect
     names: list[str]
     good: dict[int, list[str | None]] = field(default_factory=dict)
     bad: dict[int, tuple[int, str]] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
-    data: bytes = b""
+
+    def line(self, offset: int) -> int:
+        """The line on which this byte lies."""
+        return 1 + len(_LINE_END.findall(shadow(self.data[:offset], self.dialect.encoding).decode("latin-1")))
 
 
 def check_sums(found: Found) -> None:
@@ -79,23 +86,23 @@ def check_sums(found: Found) -> None:
     assert offsets == sorted(set(offsets)), "rejections out of order, or twice"
 
 
-def check_records(found: Found, data: bytes, dialect: Dialect, *, limit: int, keyed: bool) -> None:
+def check_records(found: Found, read: Read, *, keyed: bool) -> None:
     """Rows and rejections are those of the grammar, record by record.
 
-    :param data: decompressed.
+    :param read: of the file as it was stored, decompressed.
+    :param keyed: the table refuses rows with a key that it has.
     """
-    read = read_file(data, dialect, limit)
     assert found.row.rows_read == len(read.good) + len(read.bad)
     loaded = dict(read.good)
     for each in found.rejects:
         offset, line, code = int(each["byteOffset"]), int(each["line"]), each["code"]
-        record = data[offset : read.ends[offset]]
+        record = read.data[offset : read.ends[offset]]
         if code in _OF_RECORDS:
             assert read.bad.pop(offset) == (line, code)
         else:
             assert keyed or code != "duplicate_key"
             del loaded[offset]
-            assert line == _line(read, offset, dialect)
+            assert line == read.line(offset)
         said = base64.b64decode(each["record"]) if each["encoding"] == "base64" else each["record"].encode()
         assert record.startswith(said)
         assert code == "record_too_long" or not record[len(said) :].strip(b"\r\n\0")
@@ -105,7 +112,15 @@ def check_records(found: Found, data: bytes, dialect: Dialect, *, limit: int, ke
         assert expected == Counter(tuple(row[number] for number in _TEXTS) for row in found.rows)
 
 
-def check_untouched(found: Found, file: File, damage: Damage, dialect: Dialect, *, limit: int, keyed: bool) -> None:
+def check_untouched(
+    rows: Sequence[tuple[str | None, ...]],
+    refused: Mapping[int, str],
+    file: File,
+    damage: Damage,
+    read: Read,
+    *,
+    keyed: bool,
+) -> None:
     """Rows that were neither damaged nor beside one that was are in the table, as they were.
 
     There is one thing that may take them away: a quote that damage has put before a field (or deprived of its partner),
@@ -113,35 +128,38 @@ def check_untouched(found: Found, file: File, damage: Damage, dialect: Dialect, 
     swallowed a row begins where there is damage (or in what another such record has left behind), and ends where there
     is damage or in a field whose opening quote has a delimiter or line end, or the like, after it. Where nothing in the
     file is like that and there is damage at one place only, nothing is ever swallowed.
+
+    :param rows: of the table.
+    :param refused: codes of the rejections, by their offsets.
     """
     if file.encoding.startswith("utf-16") and any((end - start - len(put)) % 2 for start, end, put in damage.edits):
         return  # the rest of the file is other text
-    read = read_file(damage.data, dialect, limit)
+    left = Counter(rows)
     touched = {number for number, record in enumerate(file.records) if damage.touches(record)}
     beside = {number + step for number in touched for step in (-1, 0, 1)}
-    if any(start < len(file.header) for start, _, _ in damage.edits):
+    in_header = any(start < len(file.header) for start, _, _ in damage.edits)
+    if in_header:
         beside.add(0)
-    refused = {int(each["byteOffset"]): each["code"] for each in found.rejects}
-    rows = Counter(found.rows)
     starts = sorted(read.ends)
     disturbed = set(beside)
     for number, record in enumerate(file.records):
         if number in beside:
             continue
         start = damage.moved(record.start)
-        if start in read.ends and read.ends[start] == start + len(record.data) and start in read.good:
+        if start in read.ends:
+            # Whatever was before it, it is read from its beginning.
+            assert start in read.good, f"row {number} is lost"
+            assert read.ends[start] == start + len(record.data), f"row {number} is another"
             if keyed and refused.get(start) == "duplicate_key":
-                assert record.values[0] in {row[0] for row in found.rows}
+                assert any(row[0] == record.values[0] for row in rows)
                 continue
-            assert start not in refused, (number, refused[start])
-            assert rows[record.values], f"row {number} is not in the table as it was"
-            rows[record.values] -= 1
+            assert start not in refused, f"row {number} is refused: {refused[start]}"
+            assert left[record.values], f"row {number} is not in the table as it was"
+            left[record.values] -= 1
             continue
-        swallower = max((each for each in starts if each < start and read.ends[each] > start), default=None)
+        swallower = max((each for each in starts if each < start), default=None)
         if swallower is None:
-            # What is left of it behind the end of a record that began before.
-            assert number in disturbed or number - 1 in disturbed, f"row {number} is lost"
-            disturbed.add(number)
+            assert in_header, f"row {number} is lost in the header"
             continue
         first = _at(file, damage, swallower)
         last = _at(file, damage, read.ends[swallower] - 1)
@@ -164,13 +182,13 @@ def _at(file: File, damage: Damage, position: int) -> int | None:
     return None
 
 
-def read_file(data: bytes, dialect: Dialect, limit: int) -> _Read:
+def read_file(data: bytes, dialect: Dialect, limit: int) -> Read:
     """The records of a file, whose header is one."""
     found = find_header(data, dialect, final=True, limits=Limits())
     assert found is not None
     names, first = found
     unit = unit_bytes(dialect.encoding)
-    read = _Read(names, data=data)
+    read = Read(data, dialect, names)
     text = shadow(data[first:], dialect.encoding).decode("latin-1")
     for record in reference.read(text, dialect, limit // unit):
         start, end = first + record.start * unit, min(first + record.end * unit, len(data))
@@ -186,7 +204,7 @@ def read_file(data: bytes, dialect: Dialect, limit: int) -> _Read:
         if code is None:
             read.good[start] = fields
         else:
-            read.bad[start] = _line(read, start, dialect), code
+            read.bad[start] = read.line(start), code
     return read
 
 
@@ -198,10 +216,6 @@ def _fields(record: bytes, dialect: Dialect, width: int) -> tuple[str | None, li
         return "invalid_utf8" if dialect.encoding == "utf-8" else "invalid_encoding", []
     fields = reference.read_record(text, 0, dialect).fields
     return None if len(fields) == width else "wrong_field_count", fields
-
-
-def _line(read: _Read, offset: int, dialect: Dialect) -> int:
-    return 1 + len(_LINE_END.findall(shadow(read.data[:offset], dialect.encoding).decode("latin-1")))
 
 
 def describe(file: File, damage: Damage) -> dict[str, Any]:
