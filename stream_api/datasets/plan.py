@@ -11,7 +11,7 @@ from stream_api.datasets.catalogue import Column, Table, quote_identifier
 from stream_api.datasets.dataset import Dataset
 from stream_api.datasets.deciding import check_key, decide
 from stream_api.datasets.matching import listed, match_header, mismatch, must_be_given
-from stream_api.datasets.rules import Rules, as_text
+from stream_api.datasets.rules import NO_RULES, Rules, as_text
 from stream_api.datasets.settling import settle
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
@@ -35,6 +35,8 @@ ValueCode = Literal[
     "invalid_uuid", "invalid_number", "invalid_date", "invalid_boolean", "invalid_json", "invalid_value"
 ]
 
+#: What a value weighs beside its text, and the longest date with its zone.
+_ADDED_VALUE_BYTES: Final = 28
 _BINARY: Final = frozenset(get_args(BinaryKind))
 _KINDS: Final = _BINARY | {"other_number"}
 _TEXTS: Final = frozenset({"text", "varchar", "bpchar"})
@@ -124,6 +126,18 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
     def column_names(self) -> tuple[str, ...]:
         """The table's columns that are filled, unquoted."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def added_bytes(self) -> int:
+        """What rows may gain beside what the file has for them: constants, defaults, dates in PostgreSQL's form."""
+        added = 0
+        for column in self.columns:
+            rules = column.rules or NO_RULES
+            if column.position is None:
+                added += len((column.constant or "").encode()) + _ADDED_VALUE_BYTES
+            else:
+                added += len((rules.default or "").encode()) + (_ADDED_VALUE_BYTES if rules.formats else 0)
+        return added
 
     def encode(self) -> bytes:
         """As JSON, for the upload's row."""

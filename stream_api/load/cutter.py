@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -34,6 +35,7 @@ class Cutter:
     :param line: line of the file at `start`, from 1.
     :param named: the file has a header.
     :param batch_bytes: batches close at the first record that reaches this size.
+    :param batch_records: and at this many records.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Cutter:
         batch_bytes: int,
         limits: Limits,
         named: bool = True,
+        batch_records: int = sys.maxsize,
         start: int = 0,
         line: int = 1,
     ) -> None:
@@ -52,6 +55,7 @@ class Cutter:
         self._unit = unit_bytes(dialect.encoding)
         self._segment_bytes = segment_bytes
         self._batch_bytes = batch_bytes
+        self._batch_records = batch_records
         self._limits = limits
         self._start = start
         self._line = line
@@ -111,7 +115,7 @@ class Cutter:
             segment = int(owners[first]) // self._segment_bytes
             until_segment = np.searchsorted(owners, (segment + 1) * self._segment_bytes)
             until_full = np.searchsorted(ends, starts[first] + self._batch_bytes) + 1
-            last = min(int(until_segment), int(until_full), int(ends.size))
+            last = min(int(until_segment), int(until_full), int(ends.size), first + self._batch_records)
             begin, end = int(starts[first]), int(ends[last - 1])
             yield self._batch(
                 data[begin:end],

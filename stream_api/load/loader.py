@@ -270,7 +270,7 @@ class Loader:
                 self._settings.max_value_bytes,
             )
             judge = Judge(self._pool)
-            make_cutter = partial(sizes.cutter, plan.dialect, limits, plan.header)
+            make_cutter = partial(sizes.cutter, plan, limits)
             sieve = self._sieve(plan, parser, judge, make_cutter, source.open_again)
             turns, order = Turns(), FileOrder()
             recorder = Recorder(
@@ -315,7 +315,9 @@ class Loader:
         return Sieve(plan, read_again=again, parser=parser, judge=judge, run_in_thread=self._run_in_thread)
 
     def _limit(self, manifest: Manifest) -> RejectLimit | None:
-        text = manifest.max_rejects or self._settings.max_rejects
+        dataset = self._datasets.get(manifest.dataset)
+        by_dataset = "" if dataset is None else dataset.max_rejects
+        text = manifest.max_rejects or by_dataset or self._settings.max_rejects
         return RejectLimit.parse(text) if text else None
 
     async def _put_rejects(self, upload_id: UUID, segment: int, packed: bytes) -> str:

@@ -12,13 +12,14 @@ and one in those of the stage after it.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from stream_api.config import Settings
+from stream_api.datasets.plan import Plan
 from stream_api.dialects.compression import DECODER_BYTES
-from stream_api.dialects.dialect import Dialect
 from stream_api.flow.channel import Channel, ChannelStats
 from stream_api.load.cutter import Cutter
 from stream_api.load.feeder import Lane, SegmentStream, dispatch
@@ -67,14 +68,20 @@ class Sizes:
             segment_queue=2 * settings.batch_bytes,
         )
 
-    def cutter(self, dialect: Dialect, limits: Limits, named: bool, start: int, line: int) -> Cutter:  # noqa: FBT001
-        """A cutter for bytes that begin at this byte and on this line."""
+    def cutter(self, plan: Plan, limits: Limits, start: int, line: int) -> Cutter:
+        """A cutter for bytes that begin at this byte and on this line.
+
+        What the dataset adds to rows weighs no more than the records of a batch: where these are short, a batch has
+        fewer of them.
+        """
+        added = plan.added_bytes
         return Cutter(
-            dialect,
+            plan.dialect,
             segment_bytes=self.segment,
             batch_bytes=self.batch,
             limits=limits,
-            named=named,
+            named=plan.header,
+            batch_records=max(1, self.batch // added) if added else sys.maxsize,
             start=start,
             line=line,
         )

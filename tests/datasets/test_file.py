@@ -274,3 +274,11 @@ def test_settings_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("STREAM_API_TARGET_TABLE", "events")
     with pytest.raises(DatasetsInvalid, match="STREAM_API_TARGET_TABLE"):
         found()
+
+
+def test_the_example_of_the_readme_is_right() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = readme.partition("```toml\n")[2].partition("```")[0]
+    assert parse_datasets(example, "README.md").keys() == {"orders"}
+    (wrong,) = problems(example.replace("source =", "sorce ="))
+    assert wrong.removeprefix("d.toml") in readme

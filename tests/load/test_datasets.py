@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from stream_api.datasets.dataset import Dataset
 from stream_api.datasets.rules import ColumnRules
 from stream_api.dialects.dialect import Dialect
+from stream_api.load.model import Encoded, Rows
+from stream_api.load.pipeline import Sizes
+from stream_api.load.validator import Validator
 from stream_api.options import Options
 from tests.load.conftest import Loading, open_loading
 
@@ -91,3 +95,65 @@ async def test_rules_for_another_table_fail_the_load(orders: Loading) -> None:
         assert row.state == "failed"
         assert row.error is not None
         assert row.error["code"] == "dataset_invalid"
+
+
+async def test_the_datasets_limit_of_rejects_stands_between_the_uploads_and_the_setting(orders: Loading) -> None:
+    named = DATASETS["orders"]
+    datasets = {"orders": msgspec.structs.replace(named, max_rejects="1")}
+    data = b"order_id\n1\nx\nx\n"
+    async with open_loading(orders.settings, datasets=datasets) as other:
+        row = await other.load(await other.stored(data, dataset="orders"))
+        assert row.error is not None
+        assert row.error["code"] == "too_many_rejects"
+        row = await other.load(await other.stored(data, dataset="orders", max_rejects="2"))
+        assert (row.state, row.rows_inserted) == ("completed", 1)
+
+
+async def test_batches_of_short_records_stay_small_where_much_is_added_to_them(orders: Loading) -> None:
+    datasets = {
+        "orders": Dataset(
+            name="orders",
+            table="orders",
+            columns={"state": ColumnRules(default="x" * 1000), "loaded_by": ColumnRules(constant="$uploadId")},
+        )
+    }
+    sizes: list[int] = []
+
+    class Watching(Validator):
+        async def validate(self, rows: Rows) -> Encoded:
+            encoded = await super().validate(rows)
+            sizes.append(encoded.size_bytes)
+            return encoded
+
+    async with open_loading(orders.settings, datasets=datasets) as other:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("stream_api.load.loader.Validator", Watching)
+            data = b"order_id,state\n" + b"".join(b"%d,\n" % number for number in range(10_000))
+            row = await other.load(await other.stored(data, dataset="orders"))
+        assert (row.state, row.rows_inserted) == ("completed", 10_000), row.error
+        batch_bytes = Sizes.of(other.settings, other.settings.segment_bytes).batch
+        assert sum(sizes) > 10_000_000
+        assert max(sizes) < 2 * batch_bytes
+
+
+async def test_a_retry_goes_by_the_rules_that_committed_segments_went_by(orders: Loading) -> None:
+    lower = {"orders": Dataset(name="orders", table="orders", columns={"state": ColumnRules(case="lower")})}
+    upper = {"orders": Dataset(name="orders", table="orders", columns={"state": ColumnRules(case="upper")})}
+    data = b"order_id,state\n" + b"".join(b"%d,New\n" % number for number in range(100))
+    await orders.execute("ALTER TABLE orders ADD CONSTRAINT few CHECK (order_id < 50) NOT VALID")
+    async with open_loading(orders.settings, datasets=lower) as first:
+        manifest = await first.stored(data, dataset="orders", segment_bytes=100, max_rejects="20")
+        row = await first.load(manifest)
+        assert (row.state, row.error and row.error["code"]) == ("failed", "too_many_rejects")
+        committed = row.rows_processed
+        assert 0 < committed < 100
+    async with open_loading(orders.settings, datasets=upper) as second:
+        await second.execute("ALTER TABLE orders DROP CONSTRAINT few")
+        await second.ledger.reopen(manifest.upload_id)
+        row = await second.load(manifest)
+        assert row.state == "completed", row.error
+        assert row.rows_processed > committed
+        assert await second.value("SELECT string_agg(DISTINCT state, ',') FROM orders") == "new"
+        # Nothing is committed of this one.
+        row = await second.load(await second.stored(b"order_id,state\n1000,New\n", dataset="orders"))
+        assert await second.value("SELECT state FROM orders WHERE order_id = 1000") == "NEW"
