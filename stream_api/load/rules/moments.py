@@ -5,6 +5,7 @@ A moment is a number of microseconds since 1970 in UTC; without a zone a format'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -37,6 +38,10 @@ _NULL: Final = pa.scalar(None, pa.string())
 #: Looks like ISO 8601; whether it is a value the column's type says.
 _ISO_BEGINS: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}(?s:[ T].*)?"
 _ISO_TIME_BEGINS: Final = "[0-9]{2}:[0-9]{2}(?s:.*)"
+
+_GROUP: Final = re.compile(r"\(\?P<\w+>")
+_QUICK_GROUPS: Final = 4
+_REST: Final = "rest"
 
 #: Gives the values that are in a format as text for PostgreSQL, and null for the others.
 Read = Callable[[pa.StringArray], pa.StringArray]
@@ -82,7 +87,7 @@ def _iso_reader(base: str) -> Read:
 def _epoch_reader(unit: int, base: str) -> Read:
     """Seconds or milliseconds with sign and fraction; a half of a microsecond is rounded away from zero."""
     whole_digits, fraction_digits = (12, 6) if unit == _SECOND else (15, 3)
-    pattern = rf"\A(?P<sign>[+-]?)(?P<whole>[0-9]{{1,{whole_digits}}})(?:\.(?P<fraction>[0-9]*))?\z"
+    pattern = rf"(?P<sign>[+-]?)(?P<whole>[0-9]{{1,{whole_digits}}})(?:\.(?P<fraction>[0-9]*))?"
 
     def read(values: pa.StringArray) -> pa.StringArray:
         parts = _Parts(values, pattern)
@@ -97,7 +102,7 @@ def _epoch_reader(unit: int, base: str) -> Read:
 
 def _strptime_reader(text: str, base: str) -> Read:
     known = parse_format(text)
-    pattern, says = rf"\A{known.pattern}\z", known.says
+    pattern, says = known.pattern, known.says
 
     def read(values: pa.StringArray) -> pa.StringArray:
         parts = _Parts(values, pattern)
@@ -129,20 +134,40 @@ def _strptime_reader(text: str, base: str) -> Read:
 
 
 class _Parts:
-    """What a pattern's groups have found in the values."""
+    """What a pattern's groups have found in the values, which it must match as a whole.
+
+    RE2 is quick with `_QUICK_GROUPS` groups at most, and takes five times as long with more: then the last of them is
+    all that follows, to be looked at by itself.
+    """
 
     def __init__(self, values: pa.StringArray, pattern: str) -> None:
-        self._found: Any = pc.extract_regex(values, pattern=pattern)
-        self.matched: Bools = as_bools(self._found.is_valid())
+        self._texts: dict[str, pa.StringArray] = {}
+        rest: pa.StringArray = values
+        while pattern:
+            begin, pattern = _split(pattern)
+            following = f"(?P<{_REST}>{_GROUP.sub('(?:', pattern)})" if pattern else ""
+            found: Any = pc.extract_regex(rest, pattern=rf"\A{begin}{following}\z")
+            if not self._texts:
+                self.matched: Bools = as_bools(found.is_valid())
+            self._texts |= {field.name: pc.struct_field(found, field.name) for field in found.type}
+            rest = self._texts.pop(_REST, rest)
 
     def text(self, name: str) -> pa.StringArray:
         """The texts of a group; null where the pattern does not match."""
-        found: pa.StringArray = pc.struct_field(self._found, name)
-        return found
+        return self._texts[name]
 
     def number(self, name: str) -> Int64s:
         """The numbers that a group of digits has found; 0 where the pattern does not match."""
         return _numbers(self.text(name))
+
+
+def _split(pattern: str) -> tuple[str, str]:
+    """A pattern in two, if it has too many groups: those that are quick beside a group for the rest, and the others."""
+    groups = list(_GROUP.finditer(pattern))
+    if len(groups) <= _QUICK_GROUPS:
+        return pattern, ""
+    middle = groups[_QUICK_GROUPS - 1].start()
+    return pattern[:middle], pattern[middle:]
 
 
 def _numbers(texts: pa.StringArray) -> Int64s:
@@ -190,9 +215,8 @@ def _written(moments: Int64s, good: Bools, base: str) -> pa.StringArray:
             typed: Any = pa.array((moments // _DAY).astype(np.int32), mask=nulls).cast(pa.date32())
         case "time":
             typed = pa.array(np.where(good, moments, 0), pa.int64(), mask=nulls).cast(pa.time64("us"))
-        case "timestamp":
-            typed = pa.array(moments, pa.int64(), mask=nulls).cast(pa.timestamp("us"))
         case _:
-            typed = pa.array(moments, pa.int64(), mask=nulls).cast(pa.timestamp("us", "UTC"))
+            typed = pa.array(moments, pa.int64(), mask=nulls).cast(pa.timestamp("us"))
     texts: pa.StringArray = typed.cast(pa.string())
-    return texts
+    # Arrow itself would look the zone up for every value, which takes it ten times as long.
+    return pc.binary_join_element_wise(texts, "Z", "") if base == "timestamptz" else texts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
+from random import Random
 from typing import Any
 
 import pyarrow as pa
@@ -201,3 +203,68 @@ def test_what_is_doubted_is_nobodys_to_compare_but_postgres(values: list[str]) -
             except InvalidOperation:
                 pytest.fail("what is no number was compared")
             assert typed.doubtful is None or not typed.doubtful[number]
+
+
+async def test_postgres_stores_the_moments_that_python_reads(empty_database: str) -> None:
+    random = Random(6)
+    written = "%d.%m.%Y %H:%M:%S.%f %z"
+    moments = [
+        datetime.fromtimestamp(random.uniform(-6e10, 2.5e11), timezone(timedelta(minutes=random.randrange(-800, 800))))
+        for _ in range(2000)
+    ]
+    rules = {name: ColumnRules(formats=("epoch_ms", written)) for name in ("zoned", "naive", "day")}
+    records = []
+    for moment in moments:
+        text = f"{moment.day}.{moment.month:02}.{moment.year:04} {moment:%H:%M:%S.%f %z}"
+        milliseconds = Decimal((moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)).scaleb(-3)
+        records.append((text, f"{milliseconds:f}", text, f"{moment:%I/%M/%S%p}"))
+    async with connected(empty_database) as pool:
+        await pool.execute("CREATE TABLE t (zoned timestamptz, naive timestamp, day date, clock time)")
+        encoded = await load_with(pool, rules | {"clock": ColumnRules(formats="%I/%M/%S%p")}, records)
+        stored = await pool.fetch("SELECT * FROM t")
+    assert not encoded.rejections
+    in_utc = [moment.astimezone(UTC) for moment in moments]
+    expected = {
+        (utc, utc.replace(tzinfo=None), utc.date(), moment.time().replace(microsecond=0))
+        for utc, moment in zip(in_utc, moments, strict=True)
+    }
+    assert {tuple(row) for row in stored} == expected
+
+
+async def test_columns_of_every_kind_take_rules(empty_database: str) -> None:
+    async with connected(empty_database) as pool:
+        await pool.execute("""
+            CREATE TYPE mood AS ENUM ('sad', 'ok');
+            CREATE DOMAIN birthday AS date CHECK (VALUE > '1900-01-01');
+            CREATE TABLE t (m mood, b boolean, i int[], d birthday, j jsonb, u uuid, n numeric, r real)
+        """)
+        rules = {
+            "m": ColumnRules(case="lower", trim=True),
+            "b": ColumnRules(null="?", default=False),
+            "i": ColumnRules(null=("none", "-")),
+            "d": ColumnRules(formats="%d/%m/%Y", max="2026-01-01"),
+            "j": ColumnRules(default="{}"),
+            "u": ColumnRules(pattern="a0.*", trim=True),
+            "n": ColumnRules(decimal=",", min=1),
+            "r": ColumnRules(thousands=",", max=2000),
+        }
+        uuid = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+        encoded = await load_with(
+            pool,
+            rules,
+            [
+                (" OK ", "?", "{1,2}", "1/2/1990", None, f" {uuid} ", "1,50", "1,000.5"),
+                ("ok", "yes", "-", "1/2/1890", None, None, None, None),
+                ("ok", "yes", "-", "2/1/2026", None, None, None, None),
+                ("ok", "yes", "-", None, None, None, "NaN", "NaN"),
+                ("ok", "yes", "-", None, None, None, "0,999", None),
+            ],
+        )
+        stored = [tuple(row) for row in await pool.fetch("SELECT m::text, b, i, d, j, u::text, n::text, r FROM t")]
+    assert stored == [("ok", False, [1, 2], date(1990, 2, 1), "{}", uuid, "1.50", 1000.5)]
+    assert told(encoded) == [
+        (1, "d", "invalid_value"),
+        (2, "d", "out_of_range"),
+        (3, "r", "out_of_range"),
+        (4, "n", "out_of_range"),
+    ]
