@@ -24,6 +24,7 @@ from stream_api.load.parser import Parser
 from tests.load.conftest import Loading, open_loading
 from tests.nasty.case import Nasty
 from tests.nasty.files import compressed, dialects, encodings, fields, headers, lines, quotes, spectrum, values
+from tests.nasty.memory import MemoryStore
 from tests.support.settings import change
 
 THEMES = {
@@ -160,12 +161,12 @@ async def test_loaded(settings: Settings, theme: str) -> None:
     """Into a table, byte for byte and in segments of a record: these rows and no others, and these rejections."""
     wrong: dict[str, Any] = {}
     async with AsyncExitStack() as stack:
-        opened: dict[Any, Loading] = {}
+        opened, store = dict[Any, Loading](), MemoryStore().as_store()
         for file in THEMES[theme]:
             values = {"lanes": file.lanes, **file.limits}
             key = tuple(values.items())
             if key not in opened:
-                opened[key] = await stack.enter_async_context(open_loading(change(settings, **values)))
+                opened[key] = await stack.enter_async_context(open_loading(change(settings, **values), instead=store))
             with patch.object(source, "CHUNK_BYTES", 1 + len(file.data) // 200):
                 found = await loaded(opened[key], file)
             if found != (file.fails, sorted(file.rows, key=repr), file.rejects):
