@@ -91,6 +91,9 @@ CODES: Final[dict[str, ErrorCode]] = {
     "data_gone": ErrorCode(410, "The upload's data is no longer in the object storage"),
     "data_changed": ErrorCode(409, "The upload's data is not what was stored"),
     "ledger_incomplete": ErrorCode(500, "The ledger does not cover the file", transient=True),
+    "staging_lost": ErrorCode(500, "The rows collected for the load have gone missing", transient=True),
+    "superseded": ErrorCode(409, "A later upload has already replaced the table's content"),
+    "replace_refused": ErrorCode(422, "The table's content cannot be replaced"),
     "rows_dropped": ErrorCode(500, "The database took another number of rows than were sent"),
 }
 

@@ -123,6 +123,11 @@ class Plan(msgspec.Struct, frozen=True, rename="camel"):
         return f"{quote_identifier(self.table_schema)}.{quote_identifier(self.table_name)}"
 
     @property
+    def staged(self) -> bool:
+        """Whether all rows are collected first, and go into the table together."""
+        return self.mode != "append" or self.dry_run
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """The table's columns that are filled, unquoted."""
         return tuple(column.name for column in self.columns)

@@ -55,6 +55,7 @@ class Tidied:
     """What one round has removed: multipart uploads (their keys), data, rejects, markers, and expired uploads.
 
     :param ended: completed or cancelled uploads whose data was still there.
+    :param staging: staging tables that nobody wants any more.
     """
 
     multiparts: int = 0
@@ -63,6 +64,7 @@ class Tidied:
     markers: int = 0
     ended: int = 0
     expired: int = 0
+    staging: int = 0
 
 
 class _LockLost(Exception):
@@ -128,6 +130,7 @@ class Janitor:
             done = Tidied()
             try:
                 await self._expire(held, done)
+                done.staging = await self._expiry.drop_staging()
                 sightings = Sightings(
                     self._redis, orphan_seconds=self._orphan_seconds, interval_seconds=self._interval_seconds
                 )

@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from stream_api.ledger.pool import Pool, using
+from stream_api.ledger.staging import drop_orphans
 from stream_api.ledger.uploads import end_sessions
 
 # Oldest first. A row that somebody holds (a retry, a webhook) is left for the next time.
@@ -56,6 +57,10 @@ class Expiry:
         async with using(self._pool) as connection:
             await connection.execute(_EXPIRE, retention_seconds, limit)
             return [Expired(row["id"], row["created_at"]) for row in await connection.fetch(_EXPIRED, limit, skip)]
+
+    async def drop_staging(self) -> int:
+        """Drop the staging tables of uploads that have ended, but for failed ones, or are forgotten; how many."""
+        return await drop_orphans(self._pool)
 
     async def forget(self, expired: Expired) -> None:
         """Remove the row and its segments, once everything else of the upload is gone.

@@ -11,6 +11,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from stream_api.options import Mode
+
 State = Literal["uploaded", "processing", "completed", "failed", "cancelled", "expired"]
 WebhookState = Literal["pending", "delivered", "failed"]
 
@@ -47,7 +49,8 @@ COLUMNS: Final = (
     "upload.id, upload.dataset, upload.target_table, upload.state, upload.run, upload.size_bytes, upload.segment_bytes,"
     " upload.error, upload.created_at, upload.started_at, upload.ended_at, upload.updated_at, upload.revision,"
     " upload.callback_url, upload.webhook_state, upload.webhook_round, upload.webhook_attempts, upload.webhook_error,"
-    " upload.webhook_at, upload.decoded_bytes, total.*, by_code.*, shown.*"
+    " upload.webhook_at, upload.decoded_bytes, upload.mode, upload.dry_run, upload.staging_table,"
+    " total.*, by_code.*, shown.*"
 )
 GET: Final = f"SELECT {COLUMNS} FROM stream_api.uploads AS upload {TOTALS} WHERE upload.id = $1"
 
@@ -107,8 +110,12 @@ class UploadRow:
     :param webhook_round: names this delivery; a later one has a higher number.
     :param webhook_attempts: tries so far. :param webhook_error: what went wrong with the last of them.
     :param webhook_at: of the last outcome.
+    :param mode: as its plan says; `append` before there is one. :param dry_run: likewise.
+    :param staging_table: where the rows of its segments lie, for SQL; `None` where that is the target.
     :param segments: committed ones.
     :param committed_bytes: of the decoded file.
+    :param rows_staged: rows that lie in the staging table. Until they are moved nothing is inserted.
+    :param rows_valid: rows that a dry run, once completed, has found the table to take. It has not got them.
     :param rejected: rows that were not loaded, by code.
     :param first_rejects: the first ten of them in the file's order, JSON-ready, as the ledger's rows have them.
     """
@@ -134,12 +141,17 @@ class UploadRow:
     webhook_attempts: int = 0
     webhook_error: str | None = None
     webhook_at: datetime | None = None
+    mode: Mode = "append"
+    dry_run: bool = False
+    staging_table: str | None = None
     segments: int = 0
     committed_bytes: int = 0
     rows_read: int = 0
     rows_inserted: int = 0
     rows_updated: int = 0
     rows_skipped: int = 0
+    rows_staged: int = 0
+    rows_valid: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     first_rejects: list[dict[str, Any]] = field(default_factory=list)
 
@@ -186,6 +198,9 @@ class UploadRow:
         values: dict[str, Any] = dict(record.items())
         assert values["state"] in get_args(State)  # noqa: S101 (a CHECK of the table)
         error = values.pop("error")
+        if values["staging_table"] is not None or values["dry_run"]:
+            rows = sum(values.pop(name) for name in ("rows_inserted", "rows_updated", "rows_skipped"))
+            values["rows_valid" if values["staging_table"] is None else "rows_staged"] = rows
         return cls(
             table=values.pop("target_table"),
             error=None if error is None else msgspec.json.decode(error),

@@ -42,9 +42,23 @@ SET table_oid = to_regclass($12)::oid, start_byte = $3, end_byte = $4, first_lin
     rejects = $13, rejects_key = $14, first_rejects = $15::jsonb, header = $16
 FROM stream_api.uploads AS upload
 WHERE segment.upload_id = $1 AND segment.number = $2 AND segment.table_oid IS NULL
-  AND upload.id = segment.upload_id AND to_regclass(upload.target_table) = to_regclass($12)
+  AND upload.id = segment.upload_id
+  AND to_regclass(coalesce(upload.staging_table, upload.target_table)) = to_regclass($12)
 RETURNING segment.number
 """
+_REVISE: Final = """
+UPDATE stream_api.segments
+SET rows_inserted = $3, rows_updated = $4, rows_skipped = $5, rejected = $6::jsonb,
+    rejects = CASE WHEN $11 THEN $7 ELSE rejects END, rejects_key = CASE WHEN $11 THEN $8 ELSE rejects_key END,
+    first_rejects = CASE WHEN $11 THEN $9::jsonb ELSE first_rejects END
+WHERE upload_id = $1 AND number = $2 AND rows_read = $10
+RETURNING number
+"""
+_COMMITTED: Final = """
+SELECT number, start_byte, end_byte, first_line, lines, rows_read, rows_inserted, rows_updated, rows_skipped, rejected
+FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL ORDER BY number
+"""
+_KEPT: Final = "SELECT rejects, rejects_key FROM stream_api.segments WHERE upload_id = $1 AND number = $2"
 _COUNT: Final = """
 SELECT coalesce(sum(rows_read), 0)::bigint AS read,
        coalesce(sum(rows_read - rows_inserted - rows_updated - rows_skipped), 0)::bigint AS failed
@@ -202,3 +216,39 @@ async def record_segment(
         raise Failure(
             "plan_changed", f"The segment went into {table}, which is not the table that this upload was taken for"
         )
+
+
+async def committed_segments(connection: Connection, upload_id: UUID) -> list[CommittedSegment]:
+    """The committed segments of an upload, by number."""
+    return [CommittedSegment.from_record(segment) for segment in await connection.fetch(_COMMITTED, upload_id)]
+
+
+async def kept_of(connection: Connection, upload_id: UUID, number: int) -> Kept:
+    """What the ledger row of a committed segment names, its header left out."""
+    row = await connection.fetchrow(_KEPT, upload_id, number)
+    return NOTHING_KEPT if row is None else Kept(rejects=row["rejects"], rejects_key=row["rejects_key"])
+
+
+async def revise_segment(connection: Connection, upload_id: UUID, figures: SegmentFigures, kept: Kept | None) -> None:
+    """Let the ledger row of a staged segment say what has become of its rows, in the transaction that moves them.
+
+    :param kept: `None` where no rejections have come to those that it names.
+    :raises ValueError: there is no such segment: a bug.
+    """
+    revised = await connection.fetchval(
+        _REVISE,
+        upload_id,
+        figures.number,
+        figures.rows_inserted,
+        figures.rows_updated,
+        figures.rows_skipped,
+        msgspec.json.encode(dict(figures.rejected)).decode(),
+        None if kept is None else kept.rejects,
+        None if kept is None else kept.rejects_key,
+        msgspec.json.encode(figures.first_rejects).decode() if figures.first_rejects else None,
+        figures.rows_read,
+        kept is not None,
+    )
+    if revised is None:
+        msg = f"segment {figures.number} of {upload_id} with {figures.rows_read} rows is not in the ledger"
+        raise ValueError(msg)

@@ -17,9 +17,12 @@ import asyncpg
 import msgspec
 
 from stream_api.errors import Failure, RunLost
+from stream_api.ledger.completing import ENDING, complete
 from stream_api.ledger.pool import Connection, Pool, lane_prefix, using
 from stream_api.ledger.rows import ENDED, GET, Intake, Known, UploadRow, updating
-from stream_api.ledger.segments import CommittedSegment
+from stream_api.ledger.segments import CommittedSegment, committed_segments
+from stream_api.ledger.staging import drop_quietly
+from stream_api.options import Mode
 
 #: How long `take` and `cancel` go round before they give up for now. Longer than the 10 s after which the server itself
 #: ends a session of ours that was frozen inside a transaction.
@@ -57,63 +60,34 @@ SET run = run + 1, state = 'processing', started_at = coalesce(started_at, now()
 WHERE id = $1 AND run = $2 AND state IN ('uploaded', 'processing')
 RETURNING run, plan::text
 """
-# Where no table has the name at present, nothing is known: it may come back under it.
+# Where no table has the name of the target at present, nothing is known: it may come back under it. A staging table is
+# the service's own, and does not.
 _DROP_STALE: Final = """
 DELETE FROM stream_api.segments AS segment
 USING stream_api.uploads AS upload
 WHERE upload.id = $1 AND upload.run = $2 AND upload.state = 'processing' AND segment.upload_id = upload.id
-  AND segment.table_oid <> to_regclass(upload.target_table)::oid
-"""
-_SEGMENTS: Final = """
-SELECT number, start_byte, end_byte, first_line, lines, rows_read, rows_inserted, rows_updated, rows_skipped, rejected
-FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL ORDER BY number
+  AND CASE WHEN upload.staging_table IS NULL THEN segment.table_oid <> to_regclass(upload.target_table)::oid
+           ELSE segment.table_oid IS DISTINCT FROM to_regclass(upload.staging_table)::oid END
 """
 _SET_PLAN: Final = """
 UPDATE stream_api.uploads AS upload
-SET plan = CASE WHEN EXISTS (SELECT FROM stream_api.segments WHERE upload_id = upload.id AND table_oid IS NOT NULL)
-                THEN coalesce(plan, $3::json) ELSE $3::json END,
-    target_table = CASE WHEN EXISTS (SELECT FROM stream_api.segments WHERE upload_id = upload.id
-                                     AND table_oid IS NOT NULL) THEN target_table ELSE $4 END,
+SET (plan, target_table, mode, dry_run, staging_table) =
+    (SELECT CASE WHEN bound THEN coalesce(upload.plan, $3::json) ELSE $3::json END,
+            CASE WHEN bound THEN upload.target_table ELSE $4 END, CASE WHEN bound THEN upload.mode ELSE $5 END,
+            CASE WHEN bound THEN upload.dry_run ELSE $6 END, CASE WHEN bound THEN upload.staging_table ELSE $7 END
+     FROM (SELECT EXISTS (SELECT FROM stream_api.segments WHERE upload_id = upload.id AND table_oid IS NOT NULL)
+                  AS bound) AS segments),
     updated_at = now()
 WHERE id = $1 AND run = $2 AND state = 'processing'
 RETURNING plan::text
 """
-# An end state and what is to be told of it are one update: the row is the outbox of the webhook.
-_ENDING: Final = """
-    ended_at = now(), updated_at = now(), revision = revision + 1,
-    webhook_state = CASE WHEN callback_url IS NOT NULL THEN 'pending' END,
-    webhook_due = CASE WHEN callback_url IS NOT NULL THEN now() END,
-    webhook_round = webhook_round + 1, webhook_attempts = 0, webhook_error = NULL, webhook_at = NULL
-"""
-# `expected` is where a segment has to begin: the end of the one before it, 0 for the first. Only segments count that
-# are in the table which has the name now.
-_COVERAGE: Final = """
-SELECT coalesce(max(end_byte), 0) AS covered, min(expected) FILTER (WHERE start_byte <> expected) AS hole
-FROM (SELECT segment.start_byte, segment.end_byte,
-             lag(segment.end_byte, 1, 0::bigint) OVER (ORDER BY segment.number) AS expected
-      FROM stream_api.segments AS segment
-      WHERE segment.upload_id = upload.id AND segment.table_oid = to_regclass(upload.target_table)::oid) AS ordered
-"""
-# The statement may have to wait for the row and then still sees the segments as they were when it began. It cannot be
-# misled by that: segments are only added, but for those that a taking removes, and that raises the run.
-_COMPLETE: Final = updating(f"""
-UPDATE stream_api.uploads AS upload
-SET state = 'completed', error = NULL, decoded_bytes = coalesce(decoded_bytes, $3), {_ENDING}
-WHERE id = $1 AND run = $2 AND state = 'processing'
-  AND (SELECT hole IS NULL AND covered = coalesce(upload.decoded_bytes, $3) FROM ({_COVERAGE}) AS coverage)
-""")
-_WHY_INCOMPLETE: Final = f"""
-SELECT coverage.covered, coverage.hole, coalesce(upload.decoded_bytes, $3::bigint) AS size_bytes
-FROM stream_api.uploads AS upload CROSS JOIN LATERAL ({_COVERAGE}) AS coverage
-WHERE upload.id = $1 AND upload.run = $2 AND upload.state = 'processing'
-"""
 _FAIL: Final = updating(f"""
-UPDATE stream_api.uploads SET state = 'failed', error = $3::jsonb, {_ENDING}
+UPDATE stream_api.uploads SET state = 'failed', error = $3::jsonb, {ENDING}
 WHERE id = $1 AND run = $2 AND state = 'processing'
 """)
 # The run is raised too: what is told of a run, by webhook, is told of it once.
 _CANCEL: Final = updating(f"""
-UPDATE stream_api.uploads SET state = 'cancelled', run = run + 1, error = NULL, {_ENDING}
+UPDATE stream_api.uploads SET state = 'cancelled', run = run + 1, error = NULL, {ENDING}
 WHERE id = $1 AND run = $2 AND state IN ('uploaded', 'processing', 'failed')
 """)
 # A delivery under way for the failure is given up: the next end state has one of its own.
@@ -213,12 +187,12 @@ class Ledger:
                 # Another worker took it, or it ended: look again. Each round of ours means that somebody got on.
             run: int = taken["run"]
             await connection.execute(_DROP_STALE, upload_id, run)
-            segments = await connection.fetch(_SEGMENTS, upload_id)
+            segments = await committed_segments(connection, upload_id)
         plan: str | None = taken["plan"]
         return Taken(
             run,
             None if plan is None else plan.encode(),
-            [CommittedSegment.from_record(segment) for segment in segments],
+            segments,
         )
 
     async def cancel(self, intake: Intake) -> UploadRow:
@@ -248,6 +222,8 @@ class Ledger:
                     continue
                 if row is not None:
                     await end_sessions(connection, upload_id, row["run"])
+                    if row["staging_table"] is not None:
+                        await drop_quietly(connection, row["staging_table"])
                     return await _recounted(connection, row)
                 if seen["state"] in ENDED:
                     row = await connection.fetchrow(GET, upload_id)
@@ -260,16 +236,29 @@ class Ledger:
                     raise Failure("upload_gone", "The upload is expired: its data is no longer stored.")
                 return UploadRow.from_record(row)
 
-    async def set_plan(self, upload_id: UUID, run: int, plan: bytes, table: str) -> bytes:
+    async def set_plan(
+        self,
+        upload_id: UUID,
+        run: int,
+        plan: bytes,
+        table: str,
+        *,
+        mode: Mode = "append",
+        dry_run: bool = False,
+        staging: str | None = None,
+    ) -> bytes:
         """Store the plan of a load, unless it has one by which segments were loaded.
 
         :param plan: JSON.
-        :param table: that of the plan, as SQL names it; the upload's from now on.
+        :param table: that of the plan, as SQL names it; the upload's from now on, as are `mode` and `dry_run`.
+        :param staging: the table that the segments go into first, if any.
         :returns: the plan that stands, byte for byte as it was stored.
         :raises RunLost: the run is over.
         """
         async with using(self._pool) as connection:
-            stored: str | None = await connection.fetchval(_SET_PLAN, upload_id, run, plan.decode(), table)
+            stored: str | None = await connection.fetchval(
+                _SET_PLAN, upload_id, run, plan.decode(), table, mode, dry_run, staging
+            )
         if stored is None:
             raise RunLost(f"run {run} of upload {upload_id} is over")
         return stored.encode()
@@ -306,7 +295,7 @@ class Ledger:
     async def segments(self, upload_id: UUID) -> list[CommittedSegment]:
         """The committed segments, by number: what settles a lost answer to COMMIT."""
         async with using(self._pool) as connection:
-            return [CommittedSegment.from_record(segment) for segment in await connection.fetch(_SEGMENTS, upload_id)]
+            return await committed_segments(connection, upload_id)
 
     async def complete(self, upload_id: UUID, run: int, *, decoded_bytes: int | None = None) -> UploadRow:
         """Complete the upload, if its segments cover every byte from 0 to its decoded size. Durable once it returns.
@@ -316,23 +305,7 @@ class Ledger:
         :raises Failure: `ledger_incomplete`, with `coveredBytes` up to the first gap or overlap.
         """
         async with using(self._pool) as connection:
-            while True:
-                row = await connection.fetchrow(_COMPLETE, upload_id, run, decoded_bytes)
-                if row is not None:
-                    return UploadRow.from_record(row)
-                why = await connection.fetchrow(_WHY_INCOMPLETE, upload_id, run, decoded_bytes)
-                if why is None:
-                    raise RunLost(f"run {run} of upload {upload_id} is over")
-                if why["hole"] is None and why["covered"] == why["size_bytes"]:
-                    continue  # The last segment was committed while the statement waited for the row.
-                covered = why["covered"] if why["hole"] is None else why["hole"]
-                raise Failure(
-                    "ledger_incomplete",
-                    f"The ledger covers {covered} of {why['size_bytes']} bytes without gap or overlap. Retry the load; "
-                    "if it fails again, report it.",
-                    coveredBytes=covered,
-                    sizeBytes=why["size_bytes"],
-                )
+            return await complete(connection, upload_id, run, decoded_bytes)
 
     async def fail(
         self, upload_id: UUID, run: int, *, code: str, message: str, extra: Mapping[str, Any] | None = None

@@ -97,7 +97,10 @@ class Lane:
         :raises RunLost, Failure: see `Way.load`.
         """
         async for stream in segments:
-            async with ended_with(self._connection):
-                figures = await self._way.load(stream)
+            figures = await self._load(stream)
             if figures is not None:
                 await self._committed(figures)
+
+    async def _load(self, stream: SegmentStream) -> SegmentFigures | None:
+        async with ended_with(self._connection):
+            return await self._way.load(stream)

@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import NoReturn
 from uuid import UUID
 
@@ -25,28 +24,18 @@ from stream_api.ledger.pool import LaneConnection, Pool, connect_lane, disconnec
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.ledger.slots import Slots, name_after
+from stream_api.ledger.staging import give_up_staging, staging_name
 from stream_api.ledger.uploads import Ended, Ledger, Taken
-from stream_api.load.claiming import Claims
-from stream_api.load.cutter import Cutter
-from stream_api.load.feeder import Lane, Way
+from stream_api.load.assembly import Assembly
 from stream_api.load.header import Limits
-from stream_api.load.holding import held
-from stream_api.load.judge import Judge
-from stream_api.load.merging import FileOrder, Merging
-from stream_api.load.parser import Parser
-from stream_api.load.pipeline import Pipeline, Sizes
-from stream_api.load.reader import OpenRange, RunInThread, find_holes, read_again
-from stream_api.load.recorder import Recorder, check_rejects
+from stream_api.load.pipeline import Pipeline
+from stream_api.load.reader import RunInThread, find_holes
 from stream_api.load.refusals import refusals
 from stream_api.load.reporting import Reporter
 from stream_api.load.retrying import Attempts, FullDisks
-from stream_api.load.sieve import Sieve
 from stream_api.load.source import Source
-from stream_api.load.straight import Straight
-from stream_api.load.turns import Turns
-from stream_api.load.validator import Validator
+from stream_api.load.staged import prepare_staging
 from stream_api.storage.cleanup import clean_up_ended
-from stream_api.storage.keys import new_rejects_key
 from stream_api.storage.manifests import Manifest, clear_pending, read_manifest
 from stream_api.storage.objects import ObjectStore
 
@@ -175,7 +164,7 @@ class Loader:
                 failure, uncertain = exc, exc if step == "take" else uncertain
             pause_seconds = attempts.failed()
             if pause_seconds is None:
-                if failure.code == "ledger_incomplete" and run is not None:
+                if failure.code in {"ledger_incomplete", "staging_lost"} and run is not None:
                     # Nobody's outage, and nothing that time mends: somebody has to look.
                     return await self._fail(upload_id, run, failure)
                 await self._interrupted(upload_id, run, failure)
@@ -191,9 +180,16 @@ class Loader:
         log.info("load.taken", segments_committed=len(taken.segments), size_bytes=manifest.size_bytes)
         upload_id, run = manifest.upload_id, taken.run
         try:
-            decoded_bytes = await self._load_holes(manifest, taken, attempts, slot)
-            await self._judge_rejects(manifest)
-            row = await self._ledger.complete(upload_id, run, decoded_bytes=decoded_bytes)
+            plan = await self._plan(manifest, taken)
+            if plan.staged:
+                await prepare_staging(self._pool, upload_id, run, plan, anew=not taken.segments)
+            load = self._assembled(manifest, taken, plan)
+            decoded_bytes = await self._load_holes(load, manifest, taken, attempts, slot)
+            await self._judge_rejects(load, manifest)
+            if plan.staged:
+                row = await self._move(load, manifest, run, decoded_bytes, slot)
+            else:
+                row = await self._ledger.complete(upload_id, run, decoded_bytes=decoded_bytes)
         except RunLost:
             log.info("load.run_lost")
             return None
@@ -231,22 +227,19 @@ class Loader:
         await self._announce(row)
         await clean_up_ended(self._store, manifest, state=row.state, has_ended=self._ledger.has_ended)
 
-    async def _judge_rejects(self, manifest: Manifest) -> None:
+    async def _judge_rejects(self, load: Assembly, manifest: Manifest) -> None:
         """The last word on the limit: lanes that commit at the same time do not see each other's rejections."""
-        limit = self._limit(manifest)
-        row = None if limit is None else await self._ledger.get(manifest.upload_id)
-        if limit is not None and row is not None:
-            check_rejects(limit, row.rows_read, row.rows_failed, final=True)
+        if self._limit(manifest) is not None and (row := await self._ledger.get(manifest.upload_id)) is not None:
+            load.recorder.judge(row.rows_read, row.rows_failed)
 
     async def _load_holes(
-        self, manifest: Manifest, taken: Taken, attempts: Attempts, slot: LaneConnection | None
+        self, load: Assembly, manifest: Manifest, taken: Taken, attempts: Attempts, slot: LaneConnection | None
     ) -> int | None:
         """Load what is not loaded yet.
 
         :returns: size of the decoded data, where only reading it to its end has told.
         """
-        plan = await self._plan(manifest, taken)
-        source = self._source(manifest, plan.dialect)
+        source = load.source
         holes = find_holes(taken.segments, source.end)
         row = await self._ledger.get(manifest.upload_id)
         if row is None or row.run != taken.run:
@@ -263,42 +256,12 @@ class Loader:
                 attempts.segments += 1
                 await report(figures)
 
-            sizes, limits = Sizes.of(self._settings, manifest.segment_bytes), self._limits(plan.max_record_bytes)
-            parser = Parser(
-                plan.dialect,
-                plan.fields,
-                self._settings.max_value_bytes,
-            )
-            judge = Judge(self._pool)
-            make_cutter = partial(sizes.cutter, plan, limits)
-            sieve = self._sieve(plan, parser, judge, make_cutter, source.open_again)
-            turns, order = Turns(), FileOrder()
-            recorder = Recorder(
-                manifest.upload_id,
-                plan.table,
-                limit=self._limit(manifest),
-                put=partial(self._put_rejects, manifest.upload_id),
-            )
-
-            def way(connection: LaneConnection) -> Way:
-                claims = Claims(connection, manifest.upload_id, taken.run, recorder)
-                if plan.conflict == "error":
-                    return Straight(claims, plan, sieve=sieve, turns=turns)
-                return Merging(claims, plan, sieve=sieve, order=order)
-
             # As many lanes as there is work for.
             segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
             connections = await self._connect(
                 stack, manifest.upload_id, taken.run, count=min(self._settings.lanes, segments), slot=slot
             )
-            pipeline = Pipeline(
-                sizes=sizes,
-                make_cutter=make_cutter,
-                parser=parser,
-                validator=Validator(plan if plan.conflict == "error" else held(plan), judge, self._run_in_thread),
-                lanes=[Lane(connection, way(connection), committed) for connection in connections],
-                run_in_thread=self._run_in_thread,
-            )
+            pipeline = load.pipeline(connections, committed)
             self._started(manifest.upload_id, pipeline)
             try:
                 # In a task of its own: on Python 3.11 a TaskGroup that fails leaves the task that waits for it counted
@@ -308,22 +271,40 @@ class Loader:
                 raise first_cause(group) from group
             return source.decoded_bytes
 
-    def _sieve(
-        self, plan: Plan, parser: Parser, judge: Judge, make_cutter: Callable[[int, int], Cutter], open_range: OpenRange
-    ) -> Sieve:
-        again = partial(read_again, open_range=open_range, make_cutter=make_cutter, run_in_thread=self._run_in_thread)
-        return Sieve(plan, read_again=again, parser=parser, judge=judge, run_in_thread=self._run_in_thread)
+    async def _move(
+        self, load: Assembly, manifest: Manifest, run: int, decoded_bytes: int | None, slot: LaneConnection | None
+    ) -> UploadRow:
+        """Move the rows that were collected into the target, and complete the upload."""
+        async with AsyncExitStack() as stack:
+            count = 2 if load.plan.dry_run else 1
+            connections = await self._connect(stack, manifest.upload_id, run, count=count, slot=slot)
+            try:
+                return await load.mover().move(connections[0], connections[-1], decoded_bytes)
+            except Failure as failure:
+                # Of no use to the next attempt, or to any.
+                if failure.code in {"staging_lost", "superseded"}:
+                    await give_up_staging(self._pool, manifest.upload_id, run)
+                raise
+
+    def _assembled(self, manifest: Manifest, taken: Taken, plan: Plan) -> Assembly:
+        return Assembly(
+            settings=self._settings,
+            store=self._store,
+            pool=self._pool,
+            run_in_thread=self._run_in_thread,
+            manifest=manifest,
+            run=taken.run,
+            plan=plan,
+            source=self._source(manifest, plan.dialect),
+            limits=self._limits(plan.max_record_bytes),
+            reject_limit=self._limit(manifest),
+        )
 
     def _limit(self, manifest: Manifest) -> RejectLimit | None:
         dataset = self._datasets.get(manifest.dataset)
         by_dataset = "" if dataset is None else dataset.max_rejects
         text = manifest.max_rejects or by_dataset or self._settings.max_rejects
         return RejectLimit.parse(text) if text else None
-
-    async def _put_rejects(self, upload_id: UUID, segment: int, packed: bytes) -> str:
-        key = new_rejects_key(upload_id, segment)
-        await self._store.put(key, packed)
-        return key
 
     async def _connect(
         self, stack: AsyncExitStack, upload_id: UUID, run: int, *, count: int, slot: LaneConnection | None
@@ -365,7 +346,16 @@ class Loader:
             max_record_bytes=limits.record,
             upload_id=manifest.upload_id,
         )
-        return Plan.decode(await self._ledger.set_plan(manifest.upload_id, taken.run, plan.encode(), target))
+        encoded = await self._ledger.set_plan(
+            manifest.upload_id,
+            taken.run,
+            plan.encode(),
+            target,
+            mode=plan.mode,
+            dry_run=plan.dry_run,
+            staging=staging_name(manifest.upload_id) if plan.staged else None,
+        )
+        return Plan.decode(encoded)
 
     def _source(self, manifest: Manifest, dialect: Dialect) -> Source:
         return Source(self._store, manifest, dialect, self._settings, self._run_in_thread)

@@ -19,7 +19,7 @@ IN_ROW_BYTES: Final = 16 * 1024
 class Recorder:
     """Completes the ledger rows of one load.
 
-    :param table: of the plan, as SQL names it.
+    :param table: that the segments go into, as SQL names it. :param staged: it is not yet the target.
     :param limit: more rejections than this fail the load; `None` for any number.
     :param put: stores an object for the rejections of a segment, of which there are many, and returns its key: a new
         one each time, so that what a transaction that was rolled back has stored is nobody's.
@@ -30,11 +30,13 @@ class Recorder:
         upload_id: UUID,
         table: str,
         *,
+        staged: bool = False,
         limit: RejectLimit | None,
         put: Callable[[int, bytes], Awaitable[str]],
     ) -> None:
         self._upload_id = upload_id
         self._table = table
+        self._staged = staged
         self._limit = limit
         self._put = put
 
@@ -43,26 +45,34 @@ class Recorder:
 
         :raises Failure: `too_many_rejects`; those of the store and of `record_segment`.
         """
-        if self._limit is not None and rejects:
+        if rejects:
             read, failed = await count_rejected(connection, self._upload_id)
-            check_rejects(self._limit, read + figures.rows_read, failed + figures.rows_failed, final=False)
-        if len(rejects.packed) > IN_ROW_BYTES:
-            # Before the commit: a ledger row never names what is not there.
-            kept = Kept(rejects_key=await self._put(figures.number, rejects.packed), header=header or None)
-        else:
-            kept = Kept(rejects=rejects.packed or None, header=header or None)
+            self.judge(read + figures.rows_read, failed + figures.rows_failed, final=False)
+        kept = await self.keep(figures.number, rejects, header)
         await record_segment(connection, self._upload_id, figures, self._table, kept)
 
+    async def keep(self, number: int, rejects: Rejects, header: bytes = b"") -> Kept:
+        """What the ledger row of a segment is to name, stored where it does not lie in the row itself.
 
-def check_rejects(limit: RejectLimit, read: int, failed: int, *, final: bool) -> None:
-    """Compare what was rejected with the limit.
+        :raises Failure: those of the store.
+        """
+        if len(rejects.packed) > IN_ROW_BYTES:
+            # Before the commit: a ledger row never names what is not there.
+            return Kept(rejects_key=await self._put(number, rejects.packed), header=header or None)
+        return Kept(rejects=rejects.packed or None, header=header or None)
 
-    :param final: these are the figures of the whole file.
-    :raises Failure: `too_many_rejects`.
-    """
-    if limit.exceeded(read, failed, final=final):
+    def judge(self, read: int, failed: int, *, final: bool = True) -> None:
+        """Compare what was rejected with the limit.
+
+        :param final: these are the rows of the whole file.
+        :raises Failure: `too_many_rejects`.
+        """
+        limit = self._limit
+        if limit is None or not limit.exceeded(read, failed, final=final):
+            return
         detail = (
-            f"{failed} of the {read} rows read so far were rejected, and the limit is {limit}. What is loaded stays. "
+            f"{failed} of the {read} rows read so far were rejected, and the limit is {limit}. "
+            f"{'Nothing is in the table.' if self._staged else 'What is loaded stays.'} "
             "GET /upload/{id}/rejects says what is wrong with them; mend the file and upload it again, with a higher "
             "maxRejects or without one."
         )

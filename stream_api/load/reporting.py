@@ -138,12 +138,14 @@ class Reporter:
 
 def add_segment(row: UploadRow, figures: SegmentFigures) -> UploadRow:
     """The row with the totals that it has once this segment is committed."""
+    staged = row.staging_table is not None
     return replace(
         row,
         segments=row.segments + 1,
         committed_bytes=row.committed_bytes + figures.end - figures.start,
         rows_read=row.rows_read + figures.rows_read,
-        rows_inserted=row.rows_inserted + figures.rows_inserted,
+        rows_inserted=row.rows_inserted + (0 if staged else figures.rows_inserted),
+        rows_staged=row.rows_staged + (figures.rows_processed if staged else 0),
         rows_updated=row.rows_updated + figures.rows_updated,
         rows_skipped=row.rows_skipped + figures.rows_skipped,
         rejected=dict(Counter(row.rejected) + Counter(figures.rejected)),
@@ -175,6 +177,10 @@ def record_of_row(
         rows_inserted=row.rows_inserted,
         rows_updated=row.rows_updated,
         rows_skipped=row.rows_skipped,
+        rows_staged=row.rows_staged,
+        rows_valid=row.rows_valid,
+        mode=row.mode,
+        dry_run=row.dry_run,
         rejected=row.rejected,
         rejects=row.first_rejects,
         progress=row.progress,

@@ -121,21 +121,18 @@ class Sieve:
             raise ValueError(msg)
         return segment
 
-    async def load(
-        self, connection: asyncpg.Connection, segment: Held, source: Source | None = None, *, whole: bool
-    ) -> Loaded:
-        """Put a segment's rows into the target, in the caller's transaction.
+    async def load(self, connection: asyncpg.Connection, segment: Held, *, whole: bool) -> Loaded:
+        """Put a segment's rows from the holding table into the target, in the caller's transaction.
 
-        :param source: where the rows lie, if not in the holding table.
         :param whole: see `insert_rows`.
         :raises CannotSift: nothing has been changed but what the rollback takes back.
         :raises asyncpg.PostgresError: what is no row's fault.
         """
         target = await look_at(connection, self._plan)
-        source = source or Source(ROWS, segment.rows, index=_INDEX)
+        source = Source(ROWS, segment.rows, index=_INDEX)
         done = await insert_rows(connection, self._plan, target, source, whole=whole)
         if done.refused:
-            rejects = await self._with_refused(connection, segment)
+            rejects = await self.rejects(connection, segment)
         else:
             rejects = Rejects.join(segment.rejections)
         return Loaded(
@@ -159,8 +156,11 @@ class Sieve:
             async for piece in pieces(encoded.csv):
                 yield piece
 
-    async def _with_refused(self, connection: asyncpg.Connection, segment: Held) -> Rejects:
-        """The rejections of before, and the rows that the table has refused: their records are in the file."""
+    async def rejects(self, connection: asyncpg.Connection, segment: Held) -> Rejects:
+        """The rejections of before, and the rows that the table has refused: their records are in the file.
+
+        :raises Failure: of the store.
+        """
         batches = segment.batches or await self._read_again(segment.start, segment.end, segment.first_line)
         segment.batches = []
         # A line may be without an end, but only the file's last.

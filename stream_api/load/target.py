@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import asyncpg
-
 from stream_api.datasets.plan import Plan
+from stream_api.ledger.pool import Connection
 
 # `key_name` and `key`: of the only index that can refuse a row, where an INSERT into the table does nothing but insert,
 # the index compares plain columns, and it is of the table itself (a partition's has another name).
@@ -79,7 +78,7 @@ class Target:
     key: Mapping[str, str]
 
 
-async def look_at(connection: asyncpg.Connection, plan: Plan) -> Target:
+async def look_at(connection: Connection, plan: Plan) -> Target:
     """Look at the plan's table.
 
     :raises CannotSift: it is gone, or an INSERT into it does what a COPY would not.

@@ -29,9 +29,14 @@ class WebhookRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """What a client may know about an upload. JSON in camelCase; times in UTC, as RFC 3339.
 
-    `rows_read = rows_processed + rows_failed` and `rows_processed = rows_inserted + rows_updated + rows_skipped`.
+    `rows_read = rows_processed + rows_staged + rows_valid + rows_failed`, of which at most one of the first three is
+    not 0, and `rows_processed = rows_inserted + rows_updated + rows_skipped`.
 
     :param status: `uploaded`, `processing`, `completed`, `failed`, `cancelled` or `expired`.
+    :param rows_staged: of mode `atomic` or `replace`, until all rows go into the table together: those that are ready.
+    :param rows_valid: of a dry run that is completed: rows that the table would have taken.
+    :param mode: `append`, `atomic` or `replace`; `append` also before the load was first taken.
+    :param dry_run: everything is checked and nothing loaded; known once the load was first taken.
     :param rejected: rows that were not loaded, by code.
     :param rejects: the first ten of them in the file's order: line, byteOffset, column, code and reason.
     :param progress: from 0 to 1: the share of the bytes that is in committed segments; 1 only when completed.
@@ -53,6 +58,10 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     rows_inserted: int = 0
     rows_updated: int = 0
     rows_skipped: int = 0
+    rows_staged: int = 0
+    rows_valid: int = 0
+    mode: str = "append"
+    dry_run: bool = False
     rejected: dict[str, int] = msgspec.field(default_factory=dict)
     rejects: list[dict[str, Any]] = msgspec.field(default_factory=list)
     progress: float = 0.0

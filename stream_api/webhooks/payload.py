@@ -15,6 +15,7 @@ class Payload(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """The body of a webhook: JSON in camelCase.
 
     :param status: `completed`, `failed` or `cancelled`.
+    :param rows_valid: only of a dry run: rows that the table would have taken.
     :param error: `{"code": …, "message": …, …}` of a failed upload; absent otherwise.
     :param timestamp: when the end state was reached, in UTC, as RFC 3339.
     """
@@ -23,6 +24,7 @@ class Payload(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     status: str
     rows_processed: int
     rows_failed: int
+    rows_valid: int | msgspec.UnsetType = msgspec.UNSET
     error: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     timestamp: datetime
 
@@ -40,6 +42,7 @@ def payload_of(row: UploadRow) -> bytes:
         status=row.state,
         rows_processed=row.rows_processed,
         rows_failed=row.rows_failed,
+        rows_valid=row.rows_valid if row.dry_run else msgspec.UNSET,
         error=msgspec.UNSET if row.error is None else row.error,
         timestamp=row.ended_at,
     )

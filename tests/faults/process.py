@@ -22,19 +22,22 @@ from typing import Any, Final, Literal
 
 from stream_api import cli
 from stream_api.ledger.uploads import Ledger
-from stream_api.load import feeder, loader, recorder
+from stream_api.load import claiming, copying, feeder, loader, moving, recorder
 from stream_api.storage import cleanup
 
 #: Where a worker can be killed, in the order in which a load comes by: what is called there, and whether before or
 #: after the call.
 PLACES: Final[dict[str, tuple[Any, str, Literal["before", "after"]]]] = {
     "after the taking": (Ledger, "take", "after"),
-    "before a segment": (feeder, "claim_segment", "before"),
-    "inside a COPY": (feeder.Lane, "_binary", "after"),
+    "before a segment": (claiming, "claim_segment", "before"),
+    "inside a COPY": (copying, "_binary", "after"),
     "between COPY and ledger row": (recorder, "record_segment", "before"),
     "between COPY and commit": (recorder, "record_segment", "after"),
     "after a commit": (feeder.Lane, "_load", "after"),
     "after the last commit": (Ledger, "complete", "before"),
+    "before the move": (moving.Mover, "_into_target", "before"),
+    "inside the move": (moving.Mover, "_into_target", "after"),
+    "before the commit of the move": (moving, "complete", "after"),
     "between end state and status": (loader.Loader, "_settle", "before"),
     "between status and deletion": (loader, "clean_up_ended", "before"),
     "between deletion and marker": (cleanup, "clear_pending", "before"),
