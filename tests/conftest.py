@@ -58,14 +58,17 @@ _ports_of_this_worker()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers let none begin a long test at the end, when the others have nothing more to do."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=_allowed_seconds, reverse=True)
+    """For several workers: spread the long tests, which start processes, and let none be the last.
 
-
-def _allowed_seconds(item: pytest.Item) -> float:
-    allowed = item.get_closest_marker("timeout")
-    return allowed.args[0] if allowed is not None else 0.0
+    Those are the ones that are allowed more time than others.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    long = [item for item in items if item.get_closest_marker("timeout")]
+    short = [item for item in items if not item.get_closest_marker("timeout")]
+    at = {item: number / len(short) for number, item in enumerate(short)}
+    at |= {item: 0.8 * number / len(long) for number, item in enumerate(long)}
+    items.sort(key=at.__getitem__)
 
 
 _REQUIRE_MINIO = os.environ.get("STREAM_API_REQUIRE_MINIO") == "1"

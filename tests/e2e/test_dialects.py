@@ -18,7 +18,7 @@ from stream_api.config import MIB, Settings
 from tests.load.conftest import HEADER, Loading, event, events, open_loading
 from tests.support.service import Service, client_of, running
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 @dataclass

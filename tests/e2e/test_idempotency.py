@@ -17,13 +17,14 @@ from stream_api.upload.ids import derived_upload_id
 from tests.conftest import Bucket
 from tests.load.conftest import Loading, events, open_loading
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.service import Client, client_of, running
 from tests.upload.forms import END, file, raw_client
 
 ROWS = 30_000
 KEY = "once-and-only-once"
 UPLOAD_ID = str(derived_upload_id(KEY))
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ async def test_a_killed_api_process(settings: Settings, look: Loading, tmp_path:
         running("serve", settings, tmp_path) as service,
         client_of(service) as client,
         open_redis(settings) as redis,
-        asyncio.timeout(60),
+        asyncio.timeout(PATIENCE_SECONDS),
     ):
         async with running("serve", settings, tmp_path, "--no-worker") as killed, raw_client(killed.port) as raw:
             await raw.start(len(body), **{"Idempotency-Key": KEY})

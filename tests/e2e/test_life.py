@@ -17,10 +17,11 @@ from tests.conftest import Bucket
 from tests.e2e.test_service import ROWS, exact, some_rows
 from tests.load.conftest import Loading, events, open_loading
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.service import Client, client_of, running, until
 from tests.support.settings import change
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 SMALL = {"segment_bytes": 65536, "batch_bytes": 65536}
 
 
@@ -125,14 +126,14 @@ async def test_who_waits_is_answered_at_once_when_the_process_is_told_to_stop(
 ) -> None:
     async with running("serve", settings, tmp_path, "--no-worker") as api, client_of(api) as client:
         uploading = asyncio.create_task(upload_and_wait(client, events(range(10))))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (keys := await asyncio.to_thread(bucket.keys)) or "manifest" not in keys[-1]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         upload_id = keys[0].rpartition("/")[2]
         long_poll = asyncio.create_task(status_of(client, upload_id, wait="30"))
         # A later request has been answered: the one before it has begun to wait.
         assert (await status_of(client, upload_id, wait="0.2"))["status"] == "uploaded"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(15):
             assert await api.stop() == 0
             status, document = await uploading
             assert (await long_poll)["status"] == "uploaded"

@@ -19,7 +19,7 @@ from tests.support.faults import FaultProxy
 from tests.support.service import Client, Service, client_of, running, until
 from tests.support.settings import change
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

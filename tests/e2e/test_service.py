@@ -16,11 +16,12 @@ from stream_api.dev.valkey import Valkey
 from tests.conftest import Bucket
 from tests.load.conftest import Loading, event, events, open_loading
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.service import client_of, running, until
 from tests.support.settings import change
 
 ROWS = 30_000
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ async def exact(look: Loading, status: dict[str, Any], rows: int = ROWS) -> None
 
 
 async def until_async(look: Loading, condition: Callable[[list[str]], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition(await look.keys()):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
 

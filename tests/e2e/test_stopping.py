@@ -14,10 +14,11 @@ from stream_api.config import MIB, Settings
 from tests.conftest import Bucket
 from tests.load.conftest import events
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.service import Service, client_of, running, until
 from tests.support.settings import change
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.csv"\r\n\r\n'
 
@@ -39,13 +40,13 @@ class HalfAnUpload:
         for _ in range(12):
             writer.write(b"a,b,c,d\n" * (MIB // 8))
             await writer.drain()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await asyncio.to_thread(bucket.open_multipart_uploads):  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.02)
         return cls(reader, writer)
 
     async def answer(self) -> tuple[int, dict[str, Any]]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             head, _, body = (await self._reader.read()).partition(b"\r\n\r\n")
         self.close()
         return int(head.split()[1]), json.loads(body)
@@ -69,7 +70,7 @@ async def test_readiness_ends_first_and_requests_are_taken_for_a_while(
             assert (answer.status, (await answer.json(content_type=None))["code"]) == (503, "stopping")
         await client.upload(events(range(10)))
         # The client keeps its connection open, without a request.
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(15):
             assert await service.ended() == 0
     assert service.errors() == []
     assert len([key for key in bucket.keys() if "/data-" in key]) == 1  # noqa: SIM118 - no dict
@@ -83,7 +84,7 @@ async def test_an_upload_that_does_not_end_is_aborted_and_leaves_nothing(
         service.signal(signal.SIGTERM)
         status, document = await upload.answer()
         assert (status, document["code"]) == (503, "stopping")
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(15):
             assert await service.ended() == 0
         assert service.logged("serve.requests_aborted")
         assert service.errors() == []
@@ -113,7 +114,7 @@ async def test_a_second_signal_stops_now(
             await until(lambda: service.logged("serve.stopping"))
             assert service.process.poll() is None
             service.signal(number)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(15):
                 assert await service.ended() == 128 + number
             assert service.logged("process.stopped_now")
             assert service.errors() == []

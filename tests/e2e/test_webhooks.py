@@ -21,7 +21,7 @@ from tests.support.service import client_of, running, until
 from tests.support.settings import change
 from tests.webhooks.conftest import Receiver, receiving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 SECRET = f"whsec_{base64.b64encode(b'k' * 32).decode()}"
 QUICK: dict[str, object] = {"webhook_allow": "127.0.0.1", "webhook_backoff_seconds": 0.05, "webhook_sweep_seconds": 0.3}
 

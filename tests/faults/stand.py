@@ -24,6 +24,7 @@ from stream_api.storage.objects import open_object_store
 from tests.conftest import Bucket
 from tests.faults.files import CHECKSUM, File
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.service import Client, Service
 from tests.support.settings import change
 
@@ -59,7 +60,7 @@ class Process(Service):
         """How many tasks, file descriptors and threads it has, and `names`: what the tasks run."""
         before = len(self._censuses())
         self.signal(signal.SIGUSR1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(self._censuses()) == before:  # noqa: ASYNC110 - it writes to a file
                 await asyncio.sleep(0.01)
         return {name: count for name, count in self._censuses()[-1].items() if name != "event"}
@@ -315,10 +316,10 @@ async def open_stand(settings: Settings, bucket: Bucket, folder: Path) -> AsyncI
                     await process.kill()
 
 
-async def _until_empty(what: str, look: Callable[[], Awaitable[list[str]]], *, seconds: float = 30) -> None:
+async def _until_empty(what: str, look: Callable[[], Awaitable[list[str]]]) -> None:
     left: list[str] = []
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while left := await look():  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.05)
     except TimeoutError:

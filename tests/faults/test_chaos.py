@@ -13,7 +13,7 @@ from tests.faults.servers import Servers, running_servers
 from tests.faults.stand import open_stand
 from tests.webhooks.conftest import receiving
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

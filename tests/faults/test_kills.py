@@ -13,7 +13,7 @@ from tests.faults.process import PLACES
 from tests.faults.stand import Stand
 from tests.support.service import until
 
-pytestmark = pytest.mark.timeout(360)
+pytestmark = pytest.mark.timeout(400)
 
 FILE = make_file(20_000)
 #: Far enough into the file that something is committed, where a place comes by more than once.

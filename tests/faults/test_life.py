@@ -14,9 +14,10 @@ import pytest
 from tests.faults.files import HEADER, make_file
 from tests.faults.process import PLACES
 from tests.faults.stand import Process, Stand
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.service import Client, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 FILE = make_file(20_000)
 
@@ -156,6 +157,6 @@ async def _a_round_of_the_janitor(worker: Process) -> None:
 
 
 async def _until_forgotten(client: Client, upload_id: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await ask(client, "GET", f"/upload/{upload_id}/status"))[0] != 404:  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.05)

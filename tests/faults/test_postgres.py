@@ -18,7 +18,7 @@ from tests.faults.files import make_file
 from tests.faults.stand import Stand, open_stand
 from tests.support.settings import change
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 FILE = make_file(20_000)
 

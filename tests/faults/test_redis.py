@@ -17,7 +17,7 @@ from tests.support.service import Client
 from tests.support.settings import change
 from tests.upload.forms import END, file, raw_client
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 FILE = make_file(20_000)
 Break = Callable[[], Awaitable[None]]

@@ -19,7 +19,7 @@ from tests.faults.stand import Stand
 from tests.support.faults import Direction
 from tests.support.service import Client, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 #: More than one part.
 FILE = make_file(40_000)

@@ -7,6 +7,7 @@ import structlog.testing
 
 from stream_api.errors import Failure
 from stream_api.flow.rounds import keep_doing
+from tests.support.patience import PATIENCE_SECONDS
 
 
 class Rounds:
@@ -30,7 +31,7 @@ async def kept(ends: Rounds, *, interval_seconds: float = 0.0) -> None:
     doing = asyncio.create_task(
         keep_doing(ends, interval_seconds=interval_seconds, interrupted="it.interrupted", crashed="it.crashed")
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await ends.done.wait()
     doing.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -20,6 +20,7 @@ from tests.conftest import Bucket
 from tests.http.serving import Serving, serve
 from tests.http.test_routes import FORM, failed, taken, uploaded
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.settings import change
 from tests.upload.forms import HEADERS
 
@@ -32,14 +33,14 @@ async def post(serving: Serving, wait: str = "true") -> Answer:
 
 async def waiters(serving: Serving, count: int = 1) -> list[UUID]:
     """The uploads that are waited for, once there are so many."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(serving.signals._waiting) < count:  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.01)
     return list(serving.signals._waiting)
 
 
 async def nobody_waits(serving: Serving) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(10):
         while serving.signals._waiting:  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.01)
 
@@ -128,7 +129,7 @@ async def test_a_status_is_waited_for(settings: Settings) -> None:
         upload_id = await uploaded(serving)
         path = f"/upload/{upload_id}/status"
         answers = [asyncio.create_task(serving.get(f"{path}?wait=30")) for _ in range(5)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(serving.signals._waiting.get(upload_id, ())) < 5:  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.01)
         await failed(serving, upload_id)

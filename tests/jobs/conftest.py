@@ -14,6 +14,7 @@ from stream_api.config import Settings
 from stream_api.jobs.queue import LoadQueue
 from stream_api.jobs.worker import Backoff, LoadWorker
 from stream_api.status.connection import open_redis
+from tests.support.patience import PATIENCE_SECONDS
 
 FAST = Backoff(base_seconds=0.01, cap_seconds=0.05)
 
@@ -49,7 +50,7 @@ class Calls:
             where.append(upload_id)
             self._changed.notify_all()
 
-    async def until(self, condition: Callable[[Calls], bool], seconds: float = 30) -> None:
+    async def until(self, condition: Callable[[Calls], bool], seconds: float = PATIENCE_SECONDS) -> None:
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(lambda: condition(self))
 
@@ -96,7 +97,7 @@ async def working(
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for a state of Redis, which tells nobody of its changes."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 

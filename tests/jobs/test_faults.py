@@ -20,6 +20,7 @@ from stream_api.jobs.worker import LoadWorker
 from stream_api.status.connection import open_redis
 from tests.jobs.conftest import Calls, until_idle, working
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 
 
 @asynccontextmanager
@@ -45,7 +46,7 @@ async def worker_process(settings: Settings, lease_seconds: float) -> AsyncItera
 
 async def until_line(process: asyncio.subprocess.Process, expected: str) -> None:
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         async for line in process.stdout:
             assert not line.startswith(b"unretrieved"), line
             if line.decode().strip() == expected:

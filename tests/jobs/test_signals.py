@@ -20,6 +20,7 @@ from stream_api.jobs.signals import Signals
 from stream_api.status.connection import open_redis
 from tests.jobs.conftest import eventually
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.settings import change
 
 
@@ -38,7 +39,7 @@ async def listening(settings: Settings, *, subscribed: bool = True) -> AsyncIter
             await cancel_and_wait(receiving)
 
 
-async def soon(event: asyncio.Event, seconds: float = 20) -> None:
+async def soon(event: asyncio.Event, seconds: float = PATIENCE_SECONDS) -> None:
     async with asyncio.timeout(seconds):
         await event.wait()
 

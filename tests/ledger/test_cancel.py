@@ -15,6 +15,7 @@ from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.segments import claim_segment, record_segment
 from stream_api.ledger.uploads import Ended, Taken
 from tests.ledger.conftest import Loads, figures
+from tests.support.patience import PATIENCE_SECONDS
 
 
 async def cancel(loads: Loads, upload_id: UUID) -> UploadRow:
@@ -167,7 +168,7 @@ async def waits_for_a_lock(loads: Loads) -> None:
     """Until a session of the test's database waits for another."""
     connection = await asyncpg.connect(loads.settings.database_url.get_secret_value())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await connection.fetchval(  # noqa: ASYNC110 - Postgres tells nobody
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             ):

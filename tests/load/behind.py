@@ -15,6 +15,7 @@ from stream_api.errors import Failure
 from stream_api.storage.manifests import Manifest
 from tests.load.conftest import Loading, events, open_loading
 from tests.support.faults import FaultProxy
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.settings import change
 
 ROWS: Final = 20_000
@@ -104,6 +105,6 @@ async def check_complete(loading: Loading) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something holds that nobody tells us of."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)

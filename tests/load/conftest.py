@@ -33,6 +33,7 @@ from stream_api.status.record import StatusRecord
 from stream_api.storage.keys import data_key
 from stream_api.storage.manifests import Manifest, mark_pending, write_manifest
 from stream_api.storage.objects import ObjectStore, open_object_store
+from tests.support.patience import PATIENCE_SECONDS
 
 Result = TypeVar("Result")
 
@@ -206,7 +207,7 @@ async def open_loading(
                 )
                 yield Loading(settings, store, pool, ledger, loader, statuses, pipelines, announced)
             finally:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(PATIENCE_SECONDS):
                     await pool.close()
 
 

@@ -9,6 +9,7 @@ from stream_api.errors import Failure
 from stream_api.load.loader import intake_of
 from stream_api.load.reporting import Reporter, status_record
 from tests.load.conftest import Loading, events
+from tests.support.patience import PATIENCE_SECONDS
 
 
 async def test_what_was_cancelled_before_it_was_taken_is_cleaned_up(loading: Loading) -> None:
@@ -24,7 +25,7 @@ async def test_what_was_cancelled_before_it_was_taken_is_cleaned_up(loading: Loa
 async def test_a_load_that_is_cancelled_in_its_middle_ends_and_leaves_what_it_had(loading: Loading) -> None:
     manifest = await loading.stored(events(range(20_000)), segment_bytes=16 * 1024)
     loads = asyncio.create_task(loading.loader.load(manifest.upload_id))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await loading.count():  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0)
     cancelled = await loading.ledger.cancel(intake_of(manifest, built_in("webhook_events")))

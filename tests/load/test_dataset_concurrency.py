@@ -22,6 +22,7 @@ from stream_api.storage.manifests import Manifest
 from tests.jobs.conftest import until_idle
 from tests.load.behind import ROWS, Behind, behind_proxies, finishes, until
 from tests.load.conftest import Loading, events, open_loading
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.settings import change
 
 
@@ -44,7 +45,7 @@ async def held(loading: Loading) -> int:
 
 async def until_free(loading: Loading) -> None:
     """A session that has ended lets go of its locks a moment later."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await held(loading):  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.01)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stream_api.load.turns import Turns
+from tests.support.patience import PATIENCE_SECONDS
 
 
 async def test_some_together_or_one_alone() -> None:
@@ -20,7 +21,7 @@ async def test_some_together_or_one_alone() -> None:
             await leave[name].wait()
             inside.remove(name)
 
-    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         group.create_task(be("a"))
         group.create_task(be("b"))
         await asyncio.gather(entered["a"].wait(), entered["b"].wait())
@@ -46,7 +47,7 @@ async def test_whoever_is_cancelled_lets_the_others_in() -> None:
         async with turns.alone():
             await asyncio.Event().wait()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         async with turns.together():
             waiting = asyncio.create_task(alone())
             await asyncio.sleep(0)

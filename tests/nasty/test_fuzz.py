@@ -16,7 +16,7 @@ from tests.nasty.fuzz import Run, fuzz
 from tests.nasty.guarantees import check_untouched, read_file
 from tests.nasty.mutations import damage, make_file
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 
 async def test_damaged_files(settings: Settings) -> None:

@@ -20,6 +20,7 @@ import aiohttp
 from stream_api.config import Settings
 from stream_api.dev.ports import find_port
 from stream_api.dev.server import spawn
+from tests.support.patience import PATIENCE_SECONDS
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 
@@ -80,7 +81,7 @@ class Service:
 
     async def ended(self) -> int:
         """Wait for its end; its exit code."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await asyncio.to_thread(self.process.wait)
 
     def errors(self) -> list[str]:
@@ -122,7 +123,7 @@ async def running(
             await service.kill()
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 40) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until something holds that nobody tells us of."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
@@ -154,7 +155,7 @@ class Client:
 
     async def until(self, upload_id: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask for the status until something holds of it."""
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not condition(status := await self.status(upload_id)):  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(0.02)
         return status

@@ -76,7 +76,7 @@ async def check_one_is_stored(serving: Serving, bucket: Bucket, content: bytes) 
 
 
 async def claim_is_free(serving: Serving) -> None:
-    async with asyncio.timeout(5):  # long before it would expire
+    async with asyncio.timeout(6):  # before it would expire
         while await serving.redis.exists(claim_key(UPLOAD_ID)):  # noqa: ASYNC110 - nobody tells us
             await asyncio.sleep(0.005)
 

@@ -20,6 +20,7 @@ from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.uploads import Ledger, Taken
 from stream_api.webhooks.delivery import Deliverer
 from stream_api.webhooks.sender import Resolver, Sender
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.settings import change
 
 LOOPBACK = "127.0.0.0/8"
@@ -53,7 +54,7 @@ class Receiver:
             self.changed.notify_all()
         return web.Response(status=answer) if isinstance(answer, int) else await answer(request)
 
-    async def until(self, count: int, seconds: float = 40) -> None:
+    async def until(self, count: int, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until so many requests have come."""
         async with asyncio.timeout(seconds), self.changed:
             await self.changed.wait_for(lambda: len(self.received) >= count)
@@ -140,7 +141,7 @@ class Deliveries:
 
     async def until_state(self, upload_id: UUID, state: str) -> UploadRow:
         """Wait for what somebody else records."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (row := await self.row(upload_id)).webhook_state != state:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         return row

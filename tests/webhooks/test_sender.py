@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from stream_api.config import Settings
 from stream_api.webhooks.guard import why_refused
 from stream_api.webhooks.sender import Attempt, Resolver, Sender, loggable, retry_after_seconds
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.settings import change
 from tests.webhooks.conftest import LOOPBACK, Receiver, receiving
 
@@ -303,7 +304,7 @@ async def pouring(*pieces: bytes) -> AsyncIterator[tuple[str, list[int]]]:
 )
 async def test_what_stands_beside_the_answer_is_bounded_too(pieces: tuple[bytes, ...]) -> None:
     async with pouring(*pieces) as (url, sent), resolving() as resolver:
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             attempt = await send(resolver, url, webhook_allow=LOOPBACK)
         assert attempt.error is not None
         assert attempt.error.startswith("webhook_broken")
