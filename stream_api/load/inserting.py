@@ -23,6 +23,8 @@ from stream_api.load.violations import IS_ABOUT_A_ROW
 
 #: Rows that are tried together: one that is refused costs the others of them a subtransaction each.
 _TOGETHER: Final = 32
+#: Of so many rows those that went in are noted, at some 60 bytes each in the server, to tell the duplicates by them.
+_NOTED: Final = 200_000
 #: How often rows are tried again that refer to rows of the same table: each time in the other order.
 _ROUNDS: Final = 10
 #: Past the last line of any file.
@@ -32,12 +34,12 @@ NO_LINE: Final = 2**62
 _STATEMENT: Final = """
 DECLARE
     _row record; _first bigint := {first}; _next bigint := {next}; _count bigint := {rows}; _done boolean := false;
-    _some bigint; _met bigint; _inserted bigint := 0; _updated bigint := 0; _on boolean;
+    _some bigint; _met bigint; _lines bigint[]; _inserted bigint := 0; _updated bigint := 0; _on boolean;
     _state text; _message text; _detail text; _column text;
 BEGIN
     IF {whole} THEN
         BEGIN
-            {insert_some}
+            {insert_whole}
             _done := true;
         EXCEPTION WHEN OTHERS OR assert_failure THEN
             GET STACKED DIAGNOSTICS _state = RETURNED_SQLSTATE;
@@ -118,6 +120,24 @@ _KNOWN_SOME: Final = """
                 RAISE unique_violation;
             END IF;
 """
+# Of all rows at once, too: a row that has gone in tells its line, which was noted just before, and the others are the
+# duplicates. What notes it is volatile, and so computed after the sorting, row by row; were it not, the count would
+# show it.
+_KNOWN_WHOLE: Final = """
+            WITH went AS (
+                INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE
+                SELECT CASE WHEN set_config('stream_api.line', r.line::text, true) <> '' THEN r.c0 END {of_other_rows}
+                FROM {source} AS r WHERE r.line >= _first AND r.line < _next ORDER BY r.line ON CONFLICT DO NOTHING
+                RETURNING current_setting('stream_api.line')::bigint AS line)
+            SELECT count(*), array_agg(line) INTO _some, _lines FROM went;
+            INSERT INTO {refused}
+            SELECT r.line, '23505', {message}, format({detail}, {key_of_rows}) FROM {source} AS r
+            WHERE r.line >= _first AND r.line < _next AND NOT EXISTS (SELECT FROM unnest(_lines) AS w WHERE w = r.line);
+            GET DIAGNOSTICS _met = ROW_COUNT;
+            IF _some + _met <> _count THEN
+                RAISE unique_violation;
+            END IF;
+"""
 _KNOWN_ONE: Final = """
             IF _some = 0 THEN
                 INSERT INTO {refused} VALUES (_row.line, '23505', {message}, format({detail}, {key_of_row}));
@@ -178,7 +198,7 @@ async def insert_rows(
 
     The table of what is refused is the caller's to empty.
 
-    :param whole: try all rows at once first: nothing is known against them.
+    :param whole: try all rows at once first: nothing is known against them, but that some may be duplicates.
     :raises asyncpg.PostgresError: what is no row's fault.
     """
     await connection.execute(_statement(plan, target, source, whole=whole))
@@ -210,12 +230,13 @@ def _statement(plan: Plan, target: Target, source: Source, *, whole: bool) -> st
     by_one = plan.conflict == "update" and target.before_row
     again = parts
     if plan.conflict == "error":
-        parts = again | _known_duplicates(plan, target, again)
+        parts = again | _known_duplicates(plan, target, again, source.rows)
     else:
         parts |= _conflicts(plan, target, source, places)
         again = parts
+    insert_some = _INSERT_SOME.format(**parts)
     statement = _STATEMENT.format(
-        **parts,
+        **{"insert_whole": insert_some} | parts,
         first=source.first,
         next=source.next,
         rows=source.rows,
@@ -223,7 +244,7 @@ def _statement(plan: Plan, target: Target, source: Source, *, whole: bool) -> st
         together=1 if by_one else _TOGETHER,
         index=source.index,
         rounds=_ROUNDS if target.refers_to_itself else 0,
-        insert_some=_INSERT_SOME.format(**parts),
+        insert_some=insert_some,
         insert_one=_INSERT_ONE.format(**parts),
         insert_again=_INSERT_ONE.format(**again),
         diagnose=_DIAGNOSE.format(**parts),
@@ -231,7 +252,7 @@ def _statement(plan: Plan, target: Target, source: Source, *, whole: bool) -> st
     return f"DO {_literal(statement)}"
 
 
-def _known_duplicates(plan: Plan, target: Target, parts: dict[str, str]) -> dict[str, str]:
+def _known_duplicates(plan: Plan, target: Target, parts: dict[str, str], rows: int) -> dict[str, str]:
     """What of the statement is different where one key is all that can refuse a row."""
     if not target.key:
         return {}
@@ -243,11 +264,15 @@ def _known_duplicates(plan: Plan, target: Target, parts: dict[str, str]) -> dict
         "key_of_rows": ", ".join(f"r.c{place}" for place in places),
         "key_of_row": ", ".join(f"_row.c{place}" for place in places),
     }
-    return {
+    known = {
         "on_conflict": "ON CONFLICT DO NOTHING",
         "after_some": _KNOWN_SOME.format(**words) + _COUNT_INSERTED,
         "after_one": _KNOWN_ONE.format(**words) + _COUNT_INSERTED,
     }
+    if rows <= _NOTED:
+        words["of_other_rows"] = "".join(f", r.c{number}" for number in range(1, len(plan.column_names)))
+        known["insert_whole"] = _KNOWN_WHOLE.format(**words) + _COUNT_INSERTED
+    return known
 
 
 def _conflicts(plan: Plan, target: Target, source: Source, places: list[int]) -> dict[str, str]:

@@ -27,6 +27,8 @@ log = structlog.get_logger()
 #: So long the sieve waits for a lock while other lanes may have it: less than Postgres waits before it looks for a
 #: deadlock (`deadlock_timeout`, 1 s), which would cost another lane its COPY.
 _BESIDE_LANES: Final = "200ms"
+#: SQLSTATE unique_violation.
+_DUPLICATE: Final = "23505"
 
 
 class Straight:
@@ -67,7 +69,8 @@ class Straight:
             sent.pass_over(encoded)
         log.info("load.segment_sifted", segment=stream.number, code=why.code, **why.extra)
         try:
-            return await self._sift(stream, sent, apart=why.code != "constraint_violated")
+            duplicates = why.extra.get("sqlstate") == _DUPLICATE
+            return await self._sift(stream, sent, apart=why.code != "constraint_violated", duplicates=duplicates)
         except CannotSift as exc:
             raise Failure(why.code, f"{why.detail} {exc}", transient=why.transient, **why.extra) from exc
         except asyncpg.PostgresError as exc:
@@ -95,10 +98,11 @@ class Straight:
             raise constraint_violated(exc, sent) from exc
         return figures
 
-    async def _sift(self, stream: SegmentStream, sent: Sent, *, apart: bool) -> SegmentFigures | None:
+    async def _sift(self, stream: SegmentStream, sent: Sent, *, apart: bool, duplicates: bool) -> SegmentFigures | None:
         """Load a segment by the sieve: beside the other lanes, and where they are in the way alone.
 
         :param apart: they have been already.
+        :param duplicates: nothing is known of its rows but that some are such.
         """
         with translated(self._connection), refusals(self._plan.table, self._connection):
             await self._sieve.prepare(self._connection)
@@ -107,16 +111,18 @@ class Straight:
         if not turns.apart:
             try:
                 async with turns.together():
-                    return await self._sifted(stream, sent, lock_timeout=_BESIDE_LANES)
+                    return await self._sifted(stream, sent, lock_timeout=_BESIDE_LANES, whole=duplicates)
             except Failure as failure:
                 if not of_the_moment(failure):
                     raise
                 log.info("load.lanes_meet", segment=stream.number, **failure.extra)
                 turns.apart = True
         async with turns.alone():
-            return await claiming(lambda: self._sifted(stream, sent, lock_timeout="0"))
+            return await claiming(lambda: self._sifted(stream, sent, lock_timeout="0", whole=duplicates))
 
-    async def _sifted(self, stream: SegmentStream, sent: Sent, *, lock_timeout: str) -> SegmentFigures | None:
+    async def _sifted(
+        self, stream: SegmentStream, sent: Sent, *, lock_timeout: str, whole: bool
+    ) -> SegmentFigures | None:
         """As `_straight`, by the sieve."""
         async with self._claims.claimed(stream.number) as claimed:
             if not claimed:
@@ -124,7 +130,7 @@ class Straight:
             await self._connection.execute(f"SET LOCAL lock_timeout = '{lock_timeout}'; SET CONSTRAINTS ALL IMMEDIATE")
             with refusals(self._plan.table, self._connection):
                 segment = await self._sieve.read_into(self._connection, stream.start, sent.end, stream.first_line)
-                loaded = await self._sieve.load(self._connection, segment, whole=False)
+                loaded = await self._sieve.load(self._connection, segment, whole=whole)
             return await self._claims.record(stream.number, stream.start, stream.first_line, sent, loaded)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from stream_api.config import Settings
 from stream_api.ledger.rows import UploadRow
+from stream_api.load import inserting
 from tests.load.conftest import HEADER, Loading, event, events, open_loading
 from tests.support.settings import change
 
@@ -87,6 +88,36 @@ async def test_of_the_rows_with_one_key_the_first_stays(loading: Loading, segmen
     assert await loading.fetch("SELECT event_type FROM webhook_events ORDER BY id") == [
         (f"number-{number}",) for number in range(40)
     ]
+
+
+@pytest.mark.parametrize("noted", [0, 1000])
+async def test_duplicates_among_all_rows_at_once_are_those_among_some(
+    loading: Loading, noted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inserting, "_NOTED", noted)
+    # NULL is nobody's key, and rows that the index leaves out have none.
+    await loading.execute("""
+        ALTER TABLE webhook_events DROP CONSTRAINT webhook_events_pkey;
+        CREATE UNIQUE INDEX once ON webhook_events (amount, source) WHERE status <> 'void';
+    """)
+    await load(loading, HEADER + event(5))
+    statuses, amounts = ("ok", "void", "paid"), ("1", "2", "2.00", "", "5.50")
+    records = [event(number, amount=amounts[number % 5], status=statuses[number % 3]) for number in range(30)]
+    row = await load(loading, HEADER + b"".join(records))
+    rejects = await loading.rejects(row.id)
+    seen, expected = {"5.50"}, []
+    for number in range(30):
+        if amounts[number % 5] and statuses[number % 3] != "void":
+            key = f"{float(amounts[number % 5]):.2f}"
+            if key in seen:
+                expected.append((str(number + 2), f"Key (amount, source)=({key}, shop) already exists."))
+            seen.add(key)
+    assert [(each["line"], each["reason"].partition(": ")[2]) for each in rejects] == expected
+    assert await loading.count() == 31 - len(expected)
+    # What went in by some, and came out again, has left its place empty.
+    places = await loading.fetch("SELECT (ctid::text::point)[1]::int FROM webhook_events ORDER BY ctid")
+    last_copy = [place for (place,) in places[1:]]
+    assert (last_copy == list(range(last_copy[0], last_copy[0] + len(last_copy)))) == bool(noted)
 
 
 NO_OWNER = (
