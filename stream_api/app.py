@@ -21,6 +21,7 @@ import structlog
 from redis.asyncio import Redis
 
 from stream_api.config import Settings
+from stream_api.datasets.cache import open_table_cache
 from stream_api.datasets.dataset import Datasets
 from stream_api.datasets.file import datasets_of
 from stream_api.errors import Failure
@@ -44,7 +45,11 @@ from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
 from stream_api.load.answering import RejectsReader
+from stream_api.load.header import Limits
 from stream_api.load.loader import Loader
+from stream_api.load.looking import look_up
+from stream_api.load.precheck import Precheck
+from stream_api.load.reader import RunInThread
 from stream_api.load.reporting import Reporter
 from stream_api.memory import check_memory
 from stream_api.status.connection import open_redis
@@ -52,6 +57,7 @@ from stream_api.status.store import StatusStore
 from stream_api.storage.cleanup import clean_up_ended
 from stream_api.storage.manifests import Manifest, Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
+from stream_api.upload.amending import amend
 from stream_api.upload.claims import KeyClaims
 from stream_api.upload.leftovers import open_leftovers
 from stream_api.upload.pipeline import Uploads, receive_upload
@@ -201,10 +207,6 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
     """A worker that takes jobs of both queues while the body runs; on leaving, what runs is handed back."""
     settings = services.settings
     with ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="load") as threads:
-
-        async def run_in_thread(function: Callable[..., Result], /, *args: Any) -> Result:
-            return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
-
         loader = Loader(
             settings=settings,
             store=services.store,
@@ -212,7 +214,7 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             ledger=services.ledger,
             reporter=Reporter(services.statuses),
             datasets=services.datasets,
-            run_in_thread=run_in_thread,
+            run_in_thread=_running_in(threads),
             announce=services.announce,
         )
         reconciler = Reconciler(
@@ -246,6 +248,21 @@ async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
             await asyncio.gather(cancel_and_wait(reconciling, tidying), worker.stop(), webhooks.aclose())
 
 
+def _running_in(threads: ThreadPoolExecutor) -> RunInThread:
+    async def run_in_thread(function: Callable[..., Result], /, *args: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+
+    return run_in_thread
+
+
+@asynccontextmanager
+async def open_precheck(services: Services) -> AsyncIterator[Precheck]:
+    """What judges headers while uploads come."""
+    with ThreadPoolExecutor(1, thread_name_prefix="precheck") as threads:
+        async with open_table_cache(partial(look_up, services.pool)) as tables:
+            yield Precheck(tables, services.datasets, Limits.of(services.settings), _running_in(threads))
+
+
 @asynccontextmanager
 async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[BoundedSite]:
     """The HTTP API, which listens while the body runs; on leaving, requests under way may end.
@@ -255,7 +272,7 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
     """
     settings = services.settings
     listener = open_listener(settings.host, settings.port, receive_buffer_bytes=settings.socket_receive_buffer_bytes)
-    async with open_leftovers() as leftovers:
+    async with open_leftovers() as leftovers, open_precheck(services) as check:
         uploads = Uploads(
             settings,
             services.store,
@@ -265,9 +282,11 @@ async def run_api(services: Services, stopping: Stopping) -> AsyncIterator[Bound
             services.ledger.is_expired,
             max_file_bytes=settings.max_file_bytes,
             datasets=services.datasets,
+            check=check,
         )
         collaborators = Collaborators(
             receive=partial(receive_upload, uploads),
+            amend=partial(amend, services.store, settings),
             statuses=services.statuses,
             rows=services.ledger,
             queue=services.queue,

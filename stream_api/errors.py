@@ -51,6 +51,7 @@ CODES: Final[dict[str, ErrorCode]] = {
     "server_busy": ErrorCode(503, "Too many uploads are waiting", transient=True),
     "upload_not_found": ErrorCode(404, "There is no such upload"),
     "upload_not_failed": ErrorCode(409, "Only a failed upload can be retried"),
+    "plan_fixed": ErrorCode(409, "Rows are committed, and the plan of the load stays as it is"),
     "upload_completed": ErrorCode(409, "The upload is completed and cannot be cancelled"),
     "upload_cancelled": ErrorCode(409, "The upload was cancelled"),
     "upload_not_ended": ErrorCode(409, "The upload has not ended yet"),

@@ -47,7 +47,7 @@ def detect(head: bytes, *, whole: bool, given: Given) -> Dialect:
     """
     compression = compression_of(head)
     if compression is not None:
-        head, whole = _decoded(head, compression), False
+        head, whole = decoded_head(head, compression), False
     encoding, mark = _encoding(head, whole=whole, given=given)
     text = head[mark:].decode(_CODECS.get(encoding, encoding), "replace")
     sep = _SEP_LINE.match(text)
@@ -70,8 +70,11 @@ def detect(head: bytes, *, whole: bool, given: Given) -> Dialect:
     )
 
 
-def _decoded(head: bytes, compression: Compression) -> bytes:
-    """The beginning of the decoded data."""
+def decoded_head(head: bytes, compression: Compression) -> bytes:
+    """The beginning of the decoded data, `HEAD_BYTES` at most.
+
+    :raises Failure: as `Inflater.read`.
+    """
     inflater = Inflater(compression)
     inflater.feed(head)
     decoded = b""

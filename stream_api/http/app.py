@@ -9,8 +9,9 @@ from stream_api.http.collaborators import COLLABORATORS, Collaborators
 from stream_api.http.health import healthz, readyz
 from stream_api.http.problems import problems
 from stream_api.http.rejects import get_rejects
+from stream_api.http.retrying import post_retry
 from stream_api.http.stopping import UnderWay
-from stream_api.http.uploads import get_status, post_retry, post_upload
+from stream_api.http.uploads import get_status, post_upload
 from stream_api.http.webhooks import post_webhook
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -16,6 +16,7 @@ from stream_api.flow.stopping import Stopping
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.status.record import StatusRecord
 from stream_api.storage.manifests import Manifest
+from stream_api.upload.amending import Amended
 from stream_api.upload.body import Incoming
 from stream_api.upload.replay import Received
 
@@ -24,6 +25,12 @@ class Receive(Protocol):
     """Takes in one upload: `upload.pipeline.receive_upload` with its first argument given."""
 
     async def __call__(self, incoming: Incoming, /) -> Received: ...  # noqa: D102
+
+
+class Amend(Protocol):
+    """Takes what a retry says: `upload.amending.amend` with its first arguments given."""
+
+    async def __call__(self, manifest: Manifest, parameters: Iterable[tuple[str, str]], /) -> Amended: ...  # noqa: D102
 
 
 class Statuses(Protocol):
@@ -41,7 +48,9 @@ class Rows(Protocol):
 
     async def has_ended(self, upload_id: UUID, /) -> bool: ...  # noqa: D102
 
-    async def reopen(self, upload_id: UUID, /) -> UploadRow: ...  # noqa: D102
+    async def reopen(  # noqa: D102
+        self, upload_id: UUID, /, *, run: int | None = None, amendments: str | None = None, of_plan: Sequence[str] = ()
+    ) -> UploadRow: ...
 
     async def cancel(self, intake: Intake, /) -> UploadRow: ...  # noqa: D102
 
@@ -95,6 +104,7 @@ class Collaborators:
     """
 
     receive: Receive
+    amend: Amend
     statuses: Statuses
     rows: Rows
     queue: Queue

@@ -110,6 +110,7 @@ async def _brought_up_to_date(collaborators: Collaborators, record: StatusRecord
         size_bytes=record.size_bytes,
         sha256=record.sha256,
         dialect=record.dialect,
+        options=record.options,
     )
     log.info("status.record_was_behind", upload_id=str(record.upload_id), said=record.status, now=known.status)
     try:
@@ -128,6 +129,7 @@ def record_of_manifest(manifest: Manifest) -> StatusRecord:
         size_bytes=manifest.size_bytes,
         sha256=manifest.sha256,
         dialect=manifest.dialect,
+        options=manifest.options,
         dataset=manifest.dataset,
         created_at=manifest.created_at,
         updated_at=manifest.created_at,
@@ -155,8 +157,8 @@ def document_of_row(row: UploadRow, manifest: Manifest | None) -> tuple[StatusRe
         created_at=row.created_at,
     )
     record = status_record(known, row)
-    if manifest is None:
-        record = msgspec.structs.replace(record, dialect=None)
+    if manifest is None and row.amendments is None:
+        record = msgspec.structs.replace(record, dialect=None, options=None)
     document = _document(record)
     if manifest is None:
         document["sha256"] = None

@@ -50,14 +50,18 @@ COLUMNS: Final = (
     " upload.error, upload.created_at, upload.started_at, upload.ended_at, upload.updated_at, upload.revision,"
     " upload.callback_url, upload.webhook_state, upload.webhook_round, upload.webhook_attempts, upload.webhook_error,"
     " upload.webhook_at, upload.decoded_bytes, upload.mode, upload.dry_run, upload.staging_table,"
-    " total.*, by_code.*, shown.*"
+    " upload.amendments::text, total.*, by_code.*, shown.*"
 )
 GET: Final = f"SELECT {COLUMNS} FROM stream_api.uploads AS upload {TOTALS} WHERE upload.id = $1"
 
 
-def updating(update: str) -> str:
-    """An UPDATE that gives back the whole `UploadRow`."""
-    return f"WITH upload AS ({update} RETURNING *) SELECT {COLUMNS} FROM upload {TOTALS}"
+def updating(update: str, *, also: str = "") -> str:
+    """An UPDATE that gives back the whole `UploadRow`.
+
+    :param also: a statement on `upload`, the row that was updated. What it does to segments the totals do not show.
+    """
+    more = f", also AS ({also})" if also else ""
+    return f"WITH upload AS ({update} RETURNING *){more} SELECT {COLUMNS} FROM upload {TOTALS}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,7 @@ class UploadRow:
     :param revision: of two rows of one upload the one with the higher is the later.
     :param decoded_bytes: what the segments have to cover; `None` of a compressed file that no load has read to its end.
     :param expected_bytes: a guess at that, of the load that runs.
+    :param amendments: what retries have said anew, JSON as it was stored: see `storage.manifests.Amendments`.
     :param callback_url: where the webhook of an end state goes.
     :param webhook_state: of the delivery for the last end state; `None` where there is none.
     :param webhook_round: names this delivery; a later one has a higher number.
@@ -135,6 +140,7 @@ class UploadRow:
     revision: int = 0
     decoded_bytes: int | None = None
     expected_bytes: int | None = None
+    amendments: str | None = None
     callback_url: str | None = None
     webhook_state: WebhookState | None = None
     webhook_round: int = 0

@@ -8,7 +8,7 @@ would hold its locks until somebody ends it.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -58,7 +58,7 @@ UPDATE stream_api.uploads
 SET run = run + 1, state = 'processing', started_at = coalesce(started_at, now()), updated_at = now(),
     revision = revision + 1
 WHERE id = $1 AND run = $2 AND state IN ('uploaded', 'processing')
-RETURNING run, plan::text
+RETURNING run, plan::text, amendments::text
 """
 # Where no table has the name of the target at present, nothing is known: it may come back under it. A staging table is
 # the service's own, and does not.
@@ -90,14 +90,31 @@ _CANCEL: Final = updating(f"""
 UPDATE stream_api.uploads SET state = 'cancelled', run = run + 1, error = NULL, {ENDING}
 WHERE id = $1 AND run = $2 AND state IN ('uploaded', 'processing', 'failed')
 """)
-# A delivery under way for the failure is given up: the next end state has one of its own.
-_REOPEN: Final = updating("""
-UPDATE stream_api.uploads
-SET state = 'uploaded', error = NULL, ended_at = NULL, updated_at = now(), revision = revision + 1,
+# Segments that a taking would remove, since their table has gone, bind nobody; nor do those in a staging table: none
+# of their rows is in the target.
+_IS_BOUND: Final = """
+upload.staging_table IS NULL
+AND EXISTS (SELECT FROM stream_api.segments AS segment
+            WHERE segment.upload_id = upload.id AND segment.table_oid IS NOT NULL
+              AND (segment.table_oid <> to_regclass(upload.target_table)::oid) IS NOT TRUE)
+"""
+# A delivery under way for the failure is given up: the next end state has one of its own. With another plan, staging
+# begins anew, which the worker who finds no segments sees to.
+_REOPEN: Final = updating(
+    f"""
+UPDATE stream_api.uploads AS upload
+SET state = 'uploaded', amendments = coalesce($3::json, amendments), error = NULL, ended_at = NULL,
+    updated_at = now(), revision = revision + 1,
     webhook_state = NULL, webhook_due = NULL, webhook_round = webhook_round + 1, webhook_attempts = 0,
     webhook_error = NULL, webhook_at = NULL
-WHERE id = $1 AND state = 'failed'
-""")
+WHERE id = $1 AND state = 'failed' AND run = coalesce($2, run) AND NOT ($4::boolean AND {_IS_BOUND})
+""",
+    also="""
+DELETE FROM stream_api.segments AS segment USING upload
+WHERE segment.upload_id = upload.id AND upload.staging_table IS NOT NULL AND $4::boolean
+""",
+)
+_WHY_NOT_REOPENED: Final = f"SELECT state, run, {_IS_BOUND} AS bound FROM stream_api.uploads AS upload WHERE id = $1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +124,13 @@ class Taken:
     :param run: what the fence compares.
     :param plan: the plan as stored, JSON; `None` when this is the first run that got so far.
     :param segments: those that are loaded, by number.
+    :param amendments: what retries have said anew, JSON as it was stored.
     """
 
     run: int
     plan: bytes | None
     segments: list[CommittedSegment]
+    amendments: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +212,7 @@ class Ledger:
             run,
             None if plan is None else plan.encode(),
             segments,
+            taken["amendments"],
         )
 
     async def cancel(self, intake: Intake) -> UploadRow:
@@ -322,20 +342,34 @@ class Ledger:
                 raise RunLost(f"run {run} of upload {upload_id} is over")
             return await _recounted(connection, row)
 
-    async def reopen(self, upload_id: UUID) -> UploadRow:
+    async def reopen(
+        self, upload_id: UUID, *, run: int | None = None, amendments: str | None = None, of_plan: Sequence[str] = ()
+    ) -> UploadRow:
         """Let a failed upload be loaded again: failed → uploaded. Of several calls at once one succeeds.
 
-        :raises Failure: `upload_not_found`; `upload_gone` when cancelled or expired; `upload_not_failed` otherwise.
+        :param run: only if this is still its run: the amendments take those of before for granted.
+        :param amendments: what is said anew, JSON, in place of all that was said anew before.
+        :param of_plan: names of the fields that are said anew and are part of the plan.
+        :raises RunLost: it has failed, of another run.
+        :raises Failure: `upload_not_found`; `upload_gone` when cancelled or expired; `plan_fixed`, with `fields`, when
+            segments are committed; `upload_not_failed` otherwise.
         """
         async with using(self._pool) as connection:
-            row = await connection.fetchrow(_REOPEN, upload_id)
-            if row is not None:
-                return UploadRow.from_record(row)
-            state: str | None = await connection.fetchval(
-                "SELECT state FROM stream_api.uploads WHERE id = $1", upload_id
-            )
-        if state is None:
-            raise Failure("upload_not_found", f"No worker has begun to load the upload {upload_id}")
+            while True:
+                row = await connection.fetchrow(_REOPEN, upload_id, run, amendments, bool(of_plan))
+                if row is not None:
+                    return await _recounted(connection, row)
+                seen = await connection.fetchrow(_WHY_NOT_REOPENED, upload_id)
+                if seen is None:
+                    raise Failure("upload_not_found", f"No worker has begun to load the upload {upload_id}")
+                state: str = seen["state"]
+                if state != "failed":
+                    break
+                if run not in (None, seen["run"]):
+                    raise RunLost(f"run {run} of upload {upload_id} is over")
+                if of_plan and seen["bound"]:
+                    raise _plan_fixed(of_plan)
+                # It has failed, or its table has gone, in this very moment.
         if state in {"cancelled", "expired"}:
             raise Failure("upload_gone", f"The upload is {state}: its data is no longer stored", uploadStatus=state)
         raise Failure(
@@ -346,6 +380,14 @@ class Ledger:
         """Ask for the ledger's tables, for `/readyz`."""
         async with using(self._pool) as connection:
             await connection.fetchval("SELECT EXISTS (SELECT FROM stream_api.uploads)")
+
+
+def _plan_fixed(fields: Sequence[str]) -> Failure:
+    detail = (
+        f"Rows of the file are in the table already, loaded by a plan that {', '.join(fields)} would change. Retry "
+        "without, or cancel the upload, take its rows out, and upload the file anew."
+    )
+    return Failure("plan_fixed", detail, fields=list(fields))
 
 
 async def end_sessions(connection: Connection, upload_id: UUID, last_run: int) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
-from stream_api.config import MIB
+from stream_api.config import MIB, Settings
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 from stream_api.load.encodings import byte_order_mark, recode, shadow, unit_bytes
@@ -36,6 +36,18 @@ class Limits:
     record: int = MIB
     header: int = MIB
     columns: int = 1600
+
+    @classmethod
+    def of(cls, settings: Settings, planned_record_bytes: int | None = None) -> Self:
+        """As the settings have them.
+
+        :param planned_record_bytes: what the plan says, by which segments may have been cut already.
+        """
+        return cls(
+            record=planned_record_bytes or settings.max_record_bytes,
+            header=settings.max_header_bytes,
+            columns=settings.max_columns,
+        )
 
     @property
     def longest(self) -> int:

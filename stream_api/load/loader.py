@@ -13,13 +13,12 @@ import asyncpg
 import structlog
 
 from stream_api.config import RejectLimit, Settings
-from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.dataset import Datasets, find_dataset
 from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure, RunLost
 from stream_api.flow.causes import first_cause
-from stream_api.ledger.errors import translated, unexpected
+from stream_api.ledger.errors import unexpected
 from stream_api.ledger.pool import LaneConnection, Pool, connect_lane, disconnect
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
@@ -28,9 +27,9 @@ from stream_api.ledger.staging import give_up_staging, staging_name
 from stream_api.ledger.uploads import Ended, Ledger, Taken
 from stream_api.load.assembly import Assembly
 from stream_api.load.header import Limits
+from stream_api.load.looking import look_up
 from stream_api.load.pipeline import Pipeline
 from stream_api.load.reader import RunInThread, find_holes
-from stream_api.load.refusals import refusals
 from stream_api.load.reporting import Reporter
 from stream_api.load.retrying import Attempts, FullDisks
 from stream_api.load.source import Source
@@ -147,7 +146,7 @@ class Loader:
                         return taken.row
                     run, uncertain, attempts.segments = taken.run, None, len(taken.segments)
                     with structlog.contextvars.bound_contextvars(run=run):
-                        outcome = await self._attempt(manifest, taken, attempts, slot)
+                        outcome = await self._attempt(manifest.amended(taken.amendments), taken, attempts, slot)
                 if not isinstance(outcome, Failure):
                     return outcome
                 failure = outcome
@@ -296,7 +295,7 @@ class Loader:
             run=taken.run,
             plan=plan,
             source=self._source(manifest, plan.dialect),
-            limits=self._limits(plan.max_record_bytes),
+            limits=Limits.of(self._settings, plan.max_record_bytes),
             reject_limit=self._limit(manifest),
         )
 
@@ -327,14 +326,11 @@ class Loader:
         """
         stored = Plan.decode(taken.plan) if taken.plan is not None and taken.segments else None
         target = find_dataset(self._datasets, manifest.dataset).table if stored is None else stored.table
-        with translated():
-            async with self._pool.acquire() as connection:
-                with translated(connection), refusals(target, connection):
-                    table = await read_table(connection, target)
+        table = await look_up(self._pool, target)
         if stored is not None:
             check_plan(stored, table)
             return stored
-        limits = self._limits(None)
+        limits = Limits.of(self._settings)
         dataset, options = find_dataset(self._datasets, manifest.dataset), manifest.options
         source = self._source(manifest, manifest.dialect)
         plan = make_plan(
@@ -359,18 +355,6 @@ class Loader:
 
     def _source(self, manifest: Manifest, dialect: Dialect) -> Source:
         return Source(self._store, manifest, dialect, self._settings, self._run_in_thread)
-
-    def _limits(self, planned_record_bytes: int | None) -> Limits:
-        """Bounds of what is read.
-
-        :param planned_record_bytes: what the plan says, by which segments may have been cut already.
-        """
-        settings = self._settings
-        return Limits(
-            record=planned_record_bytes or settings.max_record_bytes,
-            header=settings.max_header_bytes,
-            columns=settings.max_columns,
-        )
 
 
 def intake_of(manifest: Manifest, datasets: Datasets) -> Intake:

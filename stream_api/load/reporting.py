@@ -20,8 +20,9 @@ from stream_api.flow.tasks import cancel_and_wait
 from stream_api.ledger.rows import ENDED, UploadRow
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.load.rejects import SHOWN
+from stream_api.options import Options
 from stream_api.status.record import StatusRecord, WebhookRecord
-from stream_api.storage.manifests import Manifest
+from stream_api.storage.manifests import Amendments, Manifest
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ class Reporter:
                         size_bytes=record.size_bytes,
                         sha256=record.sha256,
                         dialect=record.dialect,
+                        options=record.options,
                     )
                 )
         except Failure as failure:
@@ -161,13 +163,26 @@ def status_record(manifest: Manifest, row: UploadRow) -> StatusRecord:
         size_bytes=manifest.size_bytes,
         sha256=manifest.sha256,
         dialect=manifest.dialect,
+        options=manifest.options,
     )
 
 
 def record_of_row(
-    row: UploadRow, *, file_name: str | None, size_bytes: int, sha256: str, dialect: Dialect | None
+    row: UploadRow,
+    *,
+    file_name: str | None,
+    size_bytes: int,
+    sha256: str,
+    dialect: Dialect | None,
+    options: Options | None,
 ) -> StatusRecord:
-    """The record that an upload's row stands for, with what only the manifest says of the file."""
+    """The record that an upload's row stands for, with what only the manifest says of the file.
+
+    :param dialect: and `options`: of the manifest; what retries have said anew, which is in the row, goes before it.
+    """
+    if row.amendments is not None:
+        said = Amendments.decode(row.amendments)
+        dialect, options = said.dialect, said.options
     return StatusRecord(
         upload_id=row.id,
         status=row.state,
@@ -189,6 +204,7 @@ def record_of_row(
         size_bytes=size_bytes,
         sha256=sha256,
         dialect=dialect,
+        options=options,
         dataset=row.dataset,
         run=row.run,
         revision=row.revision,

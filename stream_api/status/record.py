@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from stream_api.dialects.dialect import Dialect
+from stream_api.options import Options
 
 
 class WebhookRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -43,6 +44,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     :param error: `{"code": …, "message": …, …}` when failed.
     :param waiting_for: the service whose outage a load waits out (`database`, `storage`), if it does.
     :param dialect: how the file is read; `None` when only the manifest, which cannot be read now, knows it.
+    :param options: what was asked of the load, and nothing that was not; `None` as `dialect`.
     :param run: of the last taking; 0 before the first.
     :param revision: of the upload's row, 0 before there is one. A record never replaces one of a later revision.
     :param webhook: the delivery for the last end state; `None` where there is none.
@@ -71,6 +73,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     size_bytes: int
     sha256: str
     dialect: Dialect | None = None
+    options: Options | None = None
     dataset: str
     run: int = 0
     revision: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 import msgspec
@@ -15,6 +15,27 @@ from stream_api.errors import Failure
 from stream_api.options import Options
 from stream_api.storage.keys import PENDING_PREFIX, manifest_key, pending_key, upload_of_pending_key
 from stream_api.storage.objects import ObjectStore
+
+
+class Amendments(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """What retries have said anew about an upload, each whole, in place of what its manifest says.
+
+    The manifest is never rewritten: this lies in the upload's row.
+    """
+
+    fields: dict[str, str]
+    dialect: Dialect
+    options: Options
+    max_rejects: str | None
+
+    def encode(self) -> str:
+        """As JSON."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def decode(cls, data: str) -> Self:
+        """From JSON."""
+        return msgspec.json.decode(data, type=cls)
 
 
 class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -50,6 +71,18 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     max_rejects: str | None = None
     options: Options = Options()
     version: int = 1
+
+    def amended(self, amendments: str | None) -> Manifest:
+        """With what retries have said anew.
+
+        :param amendments: `Amendments` as JSON, as the upload's row has them.
+        """
+        if amendments is None:
+            return self
+        said = Amendments.decode(amendments)
+        return msgspec.structs.replace(
+            self, fields=said.fields, dialect=said.dialect, options=said.options, max_rejects=said.max_rejects
+        )
 
 
 async def write_manifest(store: ObjectStore, manifest: Manifest) -> None:

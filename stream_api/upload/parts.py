@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,9 @@ from stream_api.flow.budget import ByteBudget, Lease
 from stream_api.flow.channel import Channel
 from stream_api.upload.body import CHUNK_BYTES, File
 from stream_api.upload.client import ClientStream
+
+#: What is read at once of the beginning of a file, so that it need not wait for bytes which may be long in coming.
+_HEAD_CHUNK_BYTES: Final = 4 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,10 @@ class PartCutter:
         """Of all that was read, in hexadecimal."""
         return self._sha256.hexdigest()
 
-    async def cut(self, file: File) -> Part | None:
+    async def cut(self, file: File, *, begun: Callable[[], Awaitable[None]]) -> Part | None:
         """Read the file to its end.
 
+        :param begun: called once `head` is complete, unless the file ends before; what it raises ends the cutting.
         :returns: the only part of a file that fits into one, its room still ours; otherwise `None`, and all parts
             have gone through the channel.
         :raises Failure: `file_empty`, `file_too_large`, `server_busy`, or what is wrong with the body.
@@ -90,12 +95,12 @@ class PartCutter:
         number = 1
         while True:
             self._lease = await self._admit()
-            data = await self._fill(file)
+            data = await self._fill(file, begun)
             if not data:
                 raise Failure("file_empty", "The file is empty.")
             if number == 1:
                 # Whether it is the only one must be known before it goes anywhere.
-                await self._peek(file)
+                await self._peek(file, begun)
                 if not self._carry:
                     return Part(number, data, self._lease)
             part, self._lease = Part(number, data, self._lease), None
@@ -104,7 +109,7 @@ class PartCutter:
             # Where this waits for the client, nothing may hold on to what S3 may have acknowledged.
             del part, data
             # Without room for it: this chunk tells whether room is needed.
-            await self._peek(file)
+            await self._peek(file, begun)
             if not self._carry:
                 return None
             number += 1
@@ -128,12 +133,12 @@ class PartCutter:
                 retryAfterSeconds=max(1, round(self._admission_timeout_seconds)),
             ) from exc
 
-    async def _fill(self, file: File) -> bytes:
+    async def _fill(self, file: File, begun: Callable[[], Awaitable[None]]) -> bytes:
         left = self._stream.most_bytes_left
         buffer = _buffer(self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES))
         size = 0
         while size < self._part_bytes:
-            await self._peek(file)
+            await self._peek(file, begun)
             if not self._carry:
                 break
             room = self._part_bytes - size
@@ -142,18 +147,21 @@ class PartCutter:
         buffer.truncate(size)
         return buffer.getvalue()
 
-    async def _peek(self, file: File) -> None:
+    async def _peek(self, file: File, begun: Callable[[], Awaitable[None]]) -> None:
         """See to it that `_carry` holds something, unless the file has ended."""
         if self._carry or self._ended:
             return
-        self._carry = await file.read(CHUNK_BYTES)
+        missing = HEAD_BYTES - len(self.head)
+        self._carry = await file.read(_HEAD_CHUNK_BYTES if missing else CHUNK_BYTES)
         self._ended = not self._carry
         self._sha256.update(self._carry)
-        if len(self.head) < HEAD_BYTES:
-            self.head += self._carry[: HEAD_BYTES - len(self.head)]
         self.size_bytes += len(self._carry)
         if self.size_bytes > self._max_file_bytes:
             raise too_large(self._max_file_bytes)
+        if missing:
+            self.head += self._carry[:missing]
+            if len(self.head) == HEAD_BYTES:
+                await begun()
 
 
 def too_large(max_file_bytes: int) -> Failure:

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Self
+from typing import Final, Protocol, Self
 from uuid import UUID
 
 import structlog
@@ -34,6 +34,7 @@ from stream_api.flow.budget import ByteBudget
 from stream_api.flow.causes import end_frames, first_cause
 from stream_api.flow.channel import Channel
 from stream_api.flow.tasks import cancel_and_wait, in_own_task
+from stream_api.options import Options
 from stream_api.storage.errors import AlreadyExists
 from stream_api.storage.manifests import Manifest, read_manifest
 from stream_api.storage.objects import ObjectStore
@@ -61,6 +62,8 @@ _DISCARD_WAIT_SECONDS: Final = 5.0
 _COMMIT_WAIT_SECONDS: Final = 10.0
 #: How long an upload with an `Idempotency-Key` waits for a word of the database.
 _DATABASE_SECONDS: Final = 2.0
+#: What is said when a form is refused before its end.
+_FIELDS_FIRST: Final = "(Fields of the form that say otherwise have to come before the file.)"
 #: aiohttp's buffer of a body that is not read: twice `read_bufsize`, and one read of the socket beyond.
 READ_BUFFER_BYTES: Final = 64 * KIB
 _CONNECTION_BYTES: Final = 3 * READ_BUFFER_BYTES + 5 * CHUNK_BYTES + HEAD_BYTES
@@ -80,6 +83,14 @@ class Progress:
     channel: Channel[Part]
 
 
+class Check(Protocol):
+    """Refuses a file whose beginning shows that it cannot be loaded: `load.precheck.Precheck`."""
+
+    async def __call__(  # noqa: D102
+        self, head: bytes, *, whole: bool, dialect: Dialect, dataset: str, options: Options
+    ) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Uploads:
     """What all uploads of a process share.
@@ -88,6 +99,7 @@ class Uploads:
     :param claims: of uploads with an `Idempotency-Key`.
     :param is_expiring: whether PostgreSQL has an upload as expired; what is left of that is being removed.
     :param datasets: the datasets that an upload may name.
+    :param check: what is asked about a file as soon as its beginning and its dataset are known.
     :param max_file_bytes: bound for a file; `settings.max_file_bytes` but in tests.
     """
 
@@ -99,6 +111,7 @@ class Uploads:
     is_expiring: Callable[[UUID], Awaitable[bool]]
     max_file_bytes: int
     datasets: Datasets
+    check: Check
     #: Uploads under way, by the key of their data: several may have one id.
     active: dict[str, Progress] = field(default_factory=dict)
 
@@ -201,14 +214,15 @@ class _Upload:
         self._file_name: str | None = None
         self._content_type = ""
         self._dialect = Dialect()
+        #: By what the beginning of the file was judged.
+        self._judged_by: object = None
         self._stored = False
 
     async def run(self) -> Received:
         self._uploads.active[self._transfer.key] = Progress(self._stream, self._channel)
         try:
             only = await in_own_task(self._receive())
-            head = self._cutter.head
-            self._dialect = detect(head, whole=self._cutter.size_bytes == len(head), given=self._form.dialect)
+            await self._judge(whole=self._cutter.size_bytes == len(self._cutter.head))
             return Received(await self._commit(only))
         except AlreadyExists:
             log.info("upload.lost_to_another", upload_id=str(self._id), key=self._transfer.key)
@@ -270,7 +284,36 @@ class _Upload:
 
     async def _read_file(self, file: File) -> Part | None:
         self._file_name, self._content_type = file.name, file.content_type
-        return await self._cutter.cut(file)
+        return await self._cutter.cut(file, begun=self._judge_early)
+
+    async def _judge_early(self) -> None:
+        """Judge the file by its beginning, where the dataset is known by now: nobody has to send the rest in vain.
+
+        :raises Failure: as `_judge`.
+        """
+        if self._reader.brings_fields and "dataset" not in self._form.names:
+            return
+        try:
+            await self._judge(whole=False)
+        except Failure as failure:
+            if not self._reader.brings_fields:
+                raise
+            detail = f"{failure.detail} {_FIELDS_FIRST}"
+            raise Failure(failure.code, detail, transient=failure.transient, **failure.extra) from failure
+
+    async def _judge(self, *, whole: bool) -> None:
+        """Find the dialect and have the header judged, again when fields after the file have said something else.
+
+        :param whole: the file has no more than its head.
+        :raises Failure: as `detect` and `Check`.
+        """
+        form, head = self._form, self._cutter.head
+        by = (whole, form.dataset, form.dialect, form.options)
+        if by == self._judged_by:
+            return
+        self._dialect = detect(head, whole=whole, given=form.dialect)
+        await self._uploads.check(head, whole=whole, dialect=self._dialect, dataset=form.dataset, options=form.options)
+        self._judged_by = by
 
     async def _send_parts(self) -> None:
         async for part in self._channel:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from redis.asyncio import Redis
 from yarl import URL
 
 from stream_api.config import Settings
-from stream_api.datasets.dataset import built_in
+from stream_api.datasets.cache import open_table_cache
+from stream_api.datasets.dataset import Datasets, built_in
+from stream_api.dialects.dialect import Dialect
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.stopping import Stopping
 from stream_api.flow.tasks import cancel_and_wait
@@ -30,14 +33,19 @@ from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
 from stream_api.load.answering import RejectsReader
+from stream_api.load.header import Limits
+from stream_api.load.looking import look_up
+from stream_api.load.precheck import Precheck
+from stream_api.options import Options
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
 from stream_api.storage.cleanup import clean_up_ended
 from stream_api.storage.manifests import Manifest, Manifests
 from stream_api.storage.objects import ObjectStore, open_object_store
+from stream_api.upload.amending import amend
 from stream_api.upload.claims import KeyClaims
 from stream_api.upload.leftovers import open_leftovers
-from stream_api.upload.pipeline import Uploads, receive_upload
+from stream_api.upload.pipeline import Check, Uploads, receive_upload
 
 
 @dataclass(frozen=True)
@@ -75,14 +83,24 @@ class Serving:
             return answer.status, await answer.json(content_type=None)
 
 
+async def _take_anything(head: bytes, *, whole: bool, dialect: Dialect, dataset: str, options: Options) -> None:
+    pass
+
+
 @asynccontextmanager
 async def serve(
     settings: Settings,
     *,
     max_file_bytes: int | None = None,
+    checked: bool = False,
+    datasets: Datasets | None = None,
     checks: Mapping[str, Callable[[], Awaitable[object]]] | None = None,
 ) -> AsyncIterator[Serving]:
-    """Start the application on a free port of the loopback."""
+    """Start the application on a free port of the loopback.
+
+    :param checked: headers have to fit their tables. Most tests are of bytes that are no CSV.
+    :param datasets: those that there are; without, the built-in one.
+    """
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_object_store(settings))
         leftovers = await stack.enter_async_context(open_leftovers())
@@ -106,7 +124,16 @@ async def serve(
             await clean_up_ended(store, manifest, state=row.state, has_ended=ledger.has_ended)
 
         limit = settings.max_file_bytes if max_file_bytes is None else max_file_bytes
-        datasets = built_in(settings.target_table)
+        datasets = built_in(settings.target_table) if datasets is None else datasets
+        check: Check = _take_anything
+        if checked:
+            threads = stack.enter_context(ThreadPoolExecutor(1))
+            tables = await stack.enter_async_context(open_table_cache(functools.partial(look_up, pool)))
+
+            async def run_in_thread(function: Callable[..., Any], /, *arguments: Any) -> Any:
+                return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+            check = Precheck(tables, datasets, Limits.of(settings), run_in_thread)
         uploads = Uploads(
             settings,
             store,
@@ -116,10 +143,12 @@ async def serve(
             ledger.is_expired,
             limit,
             datasets,
+            check,
         )
         app = make_web_app(
             Collaborators(
                 receive=functools.partial(receive_upload, uploads),
+                amend=functools.partial(amend, store, settings),
                 statuses=statuses,
                 rows=ledger,
                 queue=queue,

@@ -11,7 +11,13 @@ from stream_api.config import Settings
 from stream_api.errors import Failure
 from stream_api.ledger.migrate import migrate
 
-NUMBERED = ["0001_uploads_and_segments.sql", "0002_decoded_size.sql", "0003_rejects.sql", "0004_modes.sql"]
+NUMBERED = [
+    "0001_uploads_and_segments.sql",
+    "0002_decoded_size.sql",
+    "0003_rejects.sql",
+    "0004_modes.sql",
+    "0005_amendments.sql",
+]
 ALL = [*NUMBERED, "webhook_events.sql"]
 
 
