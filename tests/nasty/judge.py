@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import math
 import random
 import shutil
 import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -22,17 +21,23 @@ from tests.load.judging import LEAST, MOST, compare_type
 from tests.load.other_value_cases import OTHER_CASES
 from tests.load.value_cases import CASES
 
+_PROCESSES: Final = 2
+#: A type with a fast path gets so many times the values of another.
+_FAST_WEIGHT: Final = 4
 _EVERY: Final = [*CASES, *OTHER_CASES]
 
 
-def _compare(dsn: str, examples: int, seed: int, number: int) -> tuple[int, int, str]:
-    """Compare values of a type: how many, how many of them on the fast path, and what was different."""
-    case = _EVERY[number]
-    try:
-        compared, binary = compare_type(dsn, case, examples=examples, seeded=hypothesis.seed(seed * 1000 + number))
-    except Exception:  # noqa: BLE001 - all of them are told of at the end
-        return 0, 0, traceback.format_exc()
-    return compared, binary, ""
+def _compare(dsn: str, examples: list[int], seed: int, numbers: range) -> list[tuple[str, int, int, str]]:
+    """For each of these types: how many values, how many of them on the fast path, and what was different."""
+    found: list[tuple[str, int, int, str]] = []
+    for number in numbers:
+        case = _EVERY[number]
+        seeded = hypothesis.seed(seed * 1000 + number)
+        try:
+            found.append((case.type, *compare_type(dsn, case, examples=examples[number], seeded=seeded), ""))
+        except Exception:  # noqa: BLE001 - all of them are told of at the end
+            found.append((case.type, 0, 0, traceback.format_exc()))
+    return found
 
 
 def _main() -> int:
@@ -41,38 +46,45 @@ def _main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     args = parser.parse_args()
     # The values that are always among them are not counted on.
-    examples = -(-args.values // (len(_EVERY) * (LEAST + MOST) // 2))
+    weights = [_FAST_WEIGHT if case.binary else 1 for case in _EVERY]
+    share = args.values / (sum(weights) * (LEAST + MOST) / 2)
+    examples = [math.ceil(share * weight) for weight in weights]
     folder = Path(tempfile.mkdtemp(prefix="stream-api-judge-"))
     folder.chmod(0o755)
     server = Postgres(folder / "postgres", durable=False)
-    began = time.monotonic()
-    compared: Counter[str] = Counter()
-    failed: dict[str, str] = {}
     try:
         server.start()
-        for number in range(len(_EVERY)):
-            server.execute(f"CREATE DATABASE judge_{number} TEMPLATE template0", database="postgres")
-        dsns = [server.dsn_for(f"judge_{number}") for number in range(len(_EVERY))]
-        with ProcessPoolExecutor(2) as processes:
-            ask = functools.partial(_compare, examples=examples, seed=args.seed)
-            jobs = {processes.submit(ask, dsn, number=number): number for number, dsn in enumerate(dsns)}
-            for job, number in jobs.items():
-                values, binary, what = job.result()
-                compared["values"] += values
-                compared["fast"] += binary
-                if what:
-                    failed[_EVERY[number].type] = what
+        return _judge(server, examples, args.seed)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    for name, what in failed.items():
-        print(f"--- {name}\n{what}")
+
+
+def _judge(server: Postgres, examples: list[int], seed: int) -> int:
+    began = time.monotonic()
+    values = fast = 0
+    differing: list[str] = []
+    # A database for each process.
+    for number in range(_PROCESSES):
+        server.execute(f"CREATE DATABASE judge_{number} TEMPLATE template0", database="postgres")
+    parts = [range(number, len(_EVERY), _PROCESSES) for number in range(_PROCESSES)]
+    with ProcessPoolExecutor(_PROCESSES) as processes:
+        jobs = [
+            processes.submit(_compare, server.dsn_for(f"judge_{number}"), examples, seed, part)
+            for number, part in enumerate(parts)
+        ]
+        for job in jobs:
+            for name, compared, binary, what in job.result():
+                values, fast = values + compared, fast + binary
+                if what:
+                    differing.append(name)
+                    print(f"--- {name}\n{what}")
     print(
-        f"{compared['values']} values of {len(_EVERY)} types in {time.monotonic() - began:.0f} s, seed {args.seed}: "
-        f"{compared['fast']} on the fast path"
+        f"{values} values of {len(_EVERY)} types in {time.monotonic() - began:.0f} s, seed {seed}: "
+        f"{fast} took the fast path"
     )
-    print(f"{len(failed)} types differ: {', '.join(failed)}")
-    return bool(failed)
+    print(f"{len(differing)} types differ: {', '.join(differing)}", flush=True)
+    return bool(differing)
 
 
 if __name__ == "__main__":
