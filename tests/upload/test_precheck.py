@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -133,6 +134,7 @@ async def test_what_cannot_be_known_earlier_is_refused_at_the_end(
         ("?dataset=shop", long(b"id,label," + b"," * 2000 + b"\n"), "too_many_columns"),
         ("?dataset=shop&mapping={%22id%22:%22nope%22}", long(b"id,label\n"), "option_invalid"),
     ],
+    ids=itertools.count(),
 )
 async def test_whatever_the_load_would_fail_with(  # noqa: PLR0917
     small: Settings, bucket: Bucket, postgres: Postgres, query: str, content: bytes, code: str
@@ -153,6 +155,7 @@ async def test_whatever_the_load_would_fail_with(  # noqa: PLR0917
         ("?dataset=shop", b"id,label,pri" + b"x" * 2 * HEAD_BYTES + b"\n1,2,3\n"),
         ("?dataset=shop", gzip.compress(b"labl")),
     ],
+    ids=itertools.count(),
 )
 async def test_what_fits_or_cannot_be_known_is_taken(
     settings: Settings, postgres: Postgres, query: str, content: bytes

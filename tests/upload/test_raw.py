@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import itertools
 import os
 from collections.abc import AsyncIterator
 from typing import Any
@@ -125,6 +126,7 @@ async def test_every_field_may_stand_in_the_query(settings: Settings, form: bool
         ("?a=" + "x" * 4000, field("b", b"x" * 62_000) + file(BIG) + END, 413, "field_too_large"),
         ("", b"", 422, "file_empty"),
     ],
+    ids=itertools.count(),
 )
 async def test_refused(  # noqa: PLR0917
     small: Settings, bucket: Bucket, query: str, body: bytes, status: int, code: str
