@@ -127,7 +127,7 @@ async def test_batches_of_short_records_stay_small_where_much_is_added_to_them(o
 
     async with open_loading(orders.settings, datasets=datasets) as other:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("stream_api.load.loader.Validator", Watching)
+            patch.setattr("stream_api.load.assembly.Validator", Watching)
             data = b"order_id,state\n" + b"".join(b"%d,\n" % number for number in range(10_000))
             row = await other.load(await other.stored(data, dataset="orders"))
         assert (row.state, row.rows_inserted) == ("completed", 10_000), row.error
