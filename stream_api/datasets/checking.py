@@ -32,6 +32,9 @@ def check_dataset(dataset: Dataset) -> Iterator[Problem]:
         if folded in seen and folded not in {each.strip().casefold() for each in names(dataset.ignore)}:
             yield ("fields", number), f"{name!r} is there twice"
         seen[folded] = number
+    for number, name in enumerate(dataset.key):
+        if name in dataset.key[:number]:
+            yield ("key", number), f"{name!r} is there twice"
     yield from _name_problems(dataset)
     for column, said in dataset.columns.items():
         null = names(dataset.null if said.null is None else said.null)

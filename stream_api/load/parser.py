@@ -264,7 +264,7 @@ class _Parsing:
 
     def _reject_counts(self, records: Int64s, counts: Int64s) -> None:
         width, (different, which) = len(self.schema), np.unique(counts, return_inverse=True)
-        reasons = [f"The record has {count} fields where the header has {width}" for count in different.tolist()]
+        reasons = [f"The record has {count} fields where {width} are expected" for count in different.tolist()]
         self.flaws.add_each(records, [Flaw(None, "wrong_field_count", reason) for reason in reasons], which)
         self._drop_rejected()
 

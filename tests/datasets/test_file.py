@@ -176,6 +176,7 @@ def test_what_contradicts_itself(rules: str, message: str) -> None:
         ('[datasets.a]\ntable = "t"\ncolumns = ["x"]', "d.toml:3:1: datasets.a.columns: is no table; names of"),
         ('[datasets.a]\ntable = "t"\ncolumns.x = 1', "d.toml:3:9: datasets.a.columns.x: is no table of rules"),
         ('[datasets.a]\ntable = "t"\nfields = ["x", "X"]', "d.toml:3:16: datasets.a.fields[1]: 'X' is there twice"),
+        ('[datasets.a]\ntable = "t"\nkey = ["x", "x"]', "d.toml:3:13: datasets.a.key[1]: 'x' is there twice"),
         ('[datasets.a]\ntable = "t"\nkey = ["x", 1]', "d.toml:3:13: datasets.a.key[1]: expected str, got int"),
     ],
 )  # fmt: skip

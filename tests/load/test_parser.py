@@ -180,8 +180,8 @@ def test_a_long_value_costs_its_record() -> None:
 @pytest.mark.parametrize(
     ("body", "code", "reason"),
     [
-        (b"a\n", "wrong_field_count", "The record has 1 fields where the header has 2"),
-        (b"a,b,c\n", "wrong_field_count", "The record has 3 fields where the header has 2"),
+        (b"a\n", "wrong_field_count", "The record has 1 fields where 2 are expected"),
+        (b"a,b,c\n", "wrong_field_count", "The record has 3 fields where 2 are expected"),
         (b"a,\0\n", "nul_byte", "NUL"),
         (b"a,\xff\n", "invalid_utf8", "0xff"),
         (b'a,"b\n', "unclosed_quote", "not closed"),
