@@ -47,7 +47,7 @@ from stream_api.ledger.uploads import Ledger
 from stream_api.load.answering import RejectsReader
 from stream_api.load.header import Limits
 from stream_api.load.loader import Loader
-from stream_api.load.looking import look_up
+from stream_api.load.looking import look_up, misfits
 from stream_api.load.precheck import Precheck
 from stream_api.load.reader import RunInThread
 from stream_api.load.reporting import Reporter
@@ -110,6 +110,9 @@ class Services:
                 await check()
             except Failure as failure:
                 log.warning("start.cannot_use", service=name, code=failure.code, detail=failure.detail)
+        if self.settings.datasets is not None:
+            for name, misfit in (await misfits(self.pool, self.datasets)).items():
+                log.warning("start.dataset_misfit", dataset=name, code=misfit.code, detail=misfit.detail)
 
     async def announce(self, row: UploadRow) -> None:
         """Tell whoever waits for it that an upload has ended. Raises nothing; may be called again for the same end."""

@@ -10,7 +10,7 @@ import pytest
 
 from stream_api.config import Settings
 from tests.load.conftest import open_loading
-from tests.support.service import Service, client_of, running
+from tests.support.service import Service, client_of, running, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -84,6 +84,20 @@ async def test_a_file_goes_by_the_rules_of_its_dataset(settings: Settings, tmp_p
             ("AB-2", "new", None, "2026-02-01", upload_id, 3),
             ("AB-9", "new", "0.00", None, upload_id, 10),
         ]
+
+
+async def test_datasets_that_do_not_go_with_their_tables_are_said_at_the_start(
+    settings: Settings, tmp_path: Path
+) -> None:
+    datasets = tmp_path / "datasets.toml"
+    datasets.write_text(
+        '[datasets.a]\ntable = "webhook_events"\ncolumns.source.min = 1\n[datasets.b]\ntable = "none"\n'
+    )
+    async with running("worker", settings, tmp_path, datasets=datasets) as worker:
+        await until(lambda: len([each for each in worker.events() if each["event"] == "start.dataset_misfit"]) == 2)
+        said = [each for each in worker.events() if each["event"] == "start.dataset_misfit"]
+    assert [(each["dataset"], each["code"]) for each in said] == [("a", "dataset_invalid"), ("b", "table_missing")]
+    assert "columns.source.min" in said[0]["detail"]
 
 
 async def test_the_service_does_not_start_with_a_wrong_file(settings: Settings, tmp_path: Path) -> None:

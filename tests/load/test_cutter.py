@@ -90,6 +90,7 @@ def encoded(body: bytes, dialect: Dialect, encoding: Encoding) -> tuple[bytes, D
     dialect=dialects,
     encoding=encodings,
     limit=st.integers(4, 30) | st.just(10**6),
+    named=st.booleans(),
 )
 def test_records_do_not_depend_on_pieces_batches_or_segments(
     *,
@@ -100,9 +101,10 @@ def test_records_do_not_depend_on_pieces_batches_or_segments(
     dialect: Dialect,
     encoding: Encoding,
     limit: int,
+    named: bool,
 ) -> None:
     data, dialect = encoded(body, dialect, encoding)
-    whole = cut(data, dialect=dialect, max_record_bytes=limit)
+    whole = cut(data, dialect=dialect, max_record_bytes=limit, named=named)
     batches = cut(
         data,
         segment_bytes=segment_bytes,
@@ -110,6 +112,7 @@ def test_records_do_not_depend_on_pieces_batches_or_segments(
         pieces=pieces,
         dialect=dialect,
         max_record_bytes=limit,
+        named=named,
     )
     assert readings(batches) == readings(whole)
     assert b"".join(batch.data for batch in batches) == data
