@@ -114,9 +114,12 @@ def make_file(rng: random.Random) -> File:
     header = mark + (delimiter.join(COLUMNS) + line_end).encode(encoding)
     records, position = list[Record](), len(header)
     rows = rng.randint(3, 25)
+    keys = [str(number) for number in range(rows)]
+    if rng.random() < 0.2:  # some come again
+        keys = [rng.choice(keys) for _ in keys]
     for number in range(rows):
         fields: list[_Field] = [
-            (str(number), str(number)),
+            (keys[number], keys[number]),
             rng.choice(_NAMES),
             (f"{number}.50", f"{number}.50"),
             rng.choice(notes),
