@@ -13,7 +13,7 @@ from stream_api.dialects.dialect import Dialect
 from stream_api.load.model import Encoded, Rows
 from stream_api.load.pipeline import Sizes
 from stream_api.load.validator import Validator
-from stream_api.options import Options
+from stream_api.options import Mode, Options
 from tests.load.conftest import Loading, open_loading
 
 ORDERS = """
@@ -157,3 +157,22 @@ async def test_a_retry_goes_by_the_rules_that_committed_segments_went_by(orders:
         # Nothing is committed of this one.
         row = await second.load(await second.stored(b"order_id,state\n1000,New\n", dataset="orders"))
         assert await second.value("SELECT state FROM orders WHERE order_id = 1000") == "NEW"
+
+
+@pytest.mark.parametrize("mode", ["append", "atomic", "replace"])
+async def test_rules_hold_in_every_mode_and_with_conflicts(orders: Loading, mode: Mode) -> None:
+    columns = {
+        "state": ColumnRules(case="lower", values=("new", "paid")),
+        "amount": ColumnRules(decimal=",", min=0),
+        "line": ColumnRules(constant="$line"),
+    }
+    datasets = {"orders": Dataset(name="orders", table="orders", mode=mode, conflict="update", columns=columns)}
+    first = b"order_id,state,amount\n1,NEW,1\n"
+    second = b'order_id,state,amount\n1,PAID,2\n2,x,3\n3,New,-1\n1,Paid,"3,5"\n'
+    async with open_loading(orders.settings, datasets=datasets) as other:
+        row = await other.load(await other.stored(first, dataset="orders"))
+        assert row.state == "completed", row.error
+        row = await other.load(await other.stored(second, dataset="orders", segment_bytes=30))
+        assert row.state == "completed", row.error
+        assert row.rejected == {"not_allowed": 1, "out_of_range": 1}
+        assert await other.fetch("SELECT order_id, state, amount::text, line FROM orders") == [(1, "paid", "3.50", 5)]
