@@ -7,13 +7,15 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from stream_api.dialects.compression import Inflater, compression_of
 from stream_api.dialects.dialect import Compression, Dialect, Encoding, Escape, Given, check_distinct
 
 #: So much of a file is looked at, and of a compressed one so much once decoded.
 HEAD_BYTES: Final = 32 * 1024
+#: zstd gives nothing before it has a whole block, of 128 KiB at most (RFC 8878, section 3.1.1.2.4), and headers.
+_ZSTD_HEAD_BYTES: Final = 129 * 1024
 #: In so much of it UTF-16 without a mark shows, if so large a share of every other byte is zero.
 _SAMPLE_BYTES: Final = 200
 _MOSTLY: Final = 0.8
@@ -37,17 +39,53 @@ _RARE_1252: Final = frozenset("þÿ")
 _SEVERAL_BYTES: Final = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe1-\xef][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}")
 
 
-def detect(head: bytes, *, whole: bool, given: Given) -> Dialect:
-    """The dialect of a file that begins with `head`; what is given stands.
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """How a file begins.
 
-    :param head: the first bytes of the file, `HEAD_BYTES` of them unless it is shorter.
-    :param whole: `head` is all of the file.
-    :raises Failure: `dialect_invalid` where what is given leaves no characters for what is not; of a compressed file
-        that is damaged already here as `Inflater.read`.
+    :param data: decompressed, `HEAD_BYTES` of it at most.
+    :param whole: that is all of the file.
     """
-    compression = compression_of(head)
-    if compression is not None:
-        head, whole = decoded_head(head, compression), False
+
+    data: bytes
+    whole: bool
+    compression: Compression | None = None
+
+    @classmethod
+    def of(cls, head: bytes, *, whole: bool) -> Self:
+        """Of a file that begins like this as it is stored.
+
+        :param head: `head_bytes` of it, unless it is shorter.
+        :raises Failure: of a compressed file that is damaged already here, as `Inflater.read`.
+        """
+        compression = compression_of(head)
+        if compression is None:
+            return cls(head[:HEAD_BYTES], whole and len(head) <= HEAD_BYTES)
+        return cls(_decoded(head, compression), whole=False, compression=compression)
+
+
+def head_bytes(begin: bytes) -> int:
+    """How much of a file has to be looked at.
+
+    :param begin: its first bytes, four of them or more.
+    """
+    return _ZSTD_HEAD_BYTES if compression_of(begin) == "zstd" else HEAD_BYTES
+
+
+def detect(head: bytes, *, whole: bool, given: Given) -> Dialect:
+    """As `detect_in`, for a file that begins like this as it is stored.
+
+    :raises Failure: as `Beginning.of` and `detect_in`.
+    """
+    return detect_in(Beginning.of(head, whole=whole), given)
+
+
+def detect_in(beginning: Beginning, given: Given) -> Dialect:
+    """The dialect of a file with this beginning; what is given stands.
+
+    :raises Failure: `dialect_invalid` where what is given leaves no characters for what is not.
+    """
+    head, whole, compression = beginning.data, beginning.whole, beginning.compression
     encoding, mark = _encoding(head, whole=whole, given=given)
     text = head[mark:].decode(_CODECS.get(encoding, encoding), "replace")
     sep = _SEP_LINE.match(text)
@@ -70,11 +108,8 @@ def detect(head: bytes, *, whole: bool, given: Given) -> Dialect:
     )
 
 
-def decoded_head(head: bytes, compression: Compression) -> bytes:
-    """The beginning of the decoded data, `HEAD_BYTES` at most.
-
-    :raises Failure: as `Inflater.read`.
-    """
+def _decoded(head: bytes, compression: Compression) -> bytes:
+    """The beginning of the decoded data."""
     inflater = Inflater(compression)
     inflater.feed(head)
     decoded = b""

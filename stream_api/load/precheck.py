@@ -10,7 +10,7 @@ from stream_api.datasets.cache import TableCache
 from stream_api.datasets.catalogue import Table
 from stream_api.datasets.dataset import Dataset, Datasets, find_dataset
 from stream_api.datasets.plan import make_plan
-from stream_api.dialects.detection import decoded_head
+from stream_api.dialects.detection import Beginning
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 from stream_api.load.header import Limits, find_header
@@ -36,19 +36,17 @@ class Precheck:
         self._limits: Final = limits
         self._run_in_thread: Final = run_in_thread
 
-    async def __call__(self, head: bytes, *, whole: bool, dialect: Dialect, dataset: str, options: Options) -> None:
+    async def __call__(self, beginning: Beginning, *, dialect: Dialect, dataset: str, options: Options) -> None:
         """Refuse an upload of which it is certain that its load would fail.
 
-        What cannot be known in time, since the catalogue is away or the header goes on beyond the head, is left to the
-        load, which fails with the same code. A table that is known from before is good for letting pass; nobody is
+        What cannot be known in time, since the catalogue is away or the header goes on beyond the beginning, is left to
+        the load, which fails with the same code. A table that is known from before is good for letting pass; nobody is
         refused without a fresh look.
 
-        :param head: the first bytes of the file as they came.
-        :param whole: that is all of it.
         :raises Failure: as `find_header` and `make_plan`; `table_missing`, `table_denied`.
         """
         target = find_dataset(self._datasets, dataset)
-        names = await self._run_in_thread(self._names, head, whole, dialect, target.has_header(options))
+        names = await self._run_in_thread(self._names, beginning, dialect, target.has_header(options))
         if names is None:
             return
         known = self._tables.copy(target.table)
@@ -67,10 +65,8 @@ class Precheck:
         if misfit is not None:
             raise misfit
 
-    def _names(self, head: bytes, whole: bool, dialect: Dialect, named: bool) -> list[str] | None:  # noqa: FBT001
-        if dialect.compression is not None:
-            head, whole = decoded_head(head, dialect.compression), False
-        found = find_header(head, dialect, final=whole, limits=self._limits, named=named)
+    def _names(self, beginning: Beginning, dialect: Dialect, named: bool) -> list[str] | None:  # noqa: FBT001
+        found = find_header(beginning.data, dialect, final=beginning.whole, limits=self._limits, named=named)
         return None if found is None else found[0]
 
 

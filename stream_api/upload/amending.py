@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from stream_api.config import Settings
-from stream_api.dialects.detection import HEAD_BYTES, detect
+from stream_api.dialects.compression import ZSTD_MAGIC
+from stream_api.dialects.detection import detect, head_bytes
 from stream_api.dialects.dialect import FORM_FIELDS as DIALECT
 from stream_api.dialects.dialect import Dialect, Given
 from stream_api.errors import Failure
@@ -75,7 +76,8 @@ async def amend(
 
 
 async def _dialect(store: ObjectStore, manifest: Manifest, given: Given) -> Dialect:
-    end = min(HEAD_BYTES, manifest.size_bytes)
+    compressed = manifest.dialect.compression
+    end = min(head_bytes(ZSTD_MAGIC if compressed == "zstd" else b""), manifest.size_bytes)
     head = b""
     async with aclosing(
         read_range(store, manifest.key, etag=manifest.etag, start=0, end=end, chunk_bytes=CHUNK_BYTES)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from stream_api.dialects.detection import HEAD_BYTES
+from stream_api.dialects.detection import Beginning, head_bytes
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget, Lease
 from stream_api.flow.channel import Channel
@@ -71,8 +71,8 @@ class PartCutter:
         #: Room of parts that are sent into the channel; a receiver takes out that of its part.
         self.queued: Final[set[Lease]] = set()
         self.size_bytes = 0
-        #: How the file begins.
-        self.head = b""
+        #: How the file begins, once that is known.
+        self.beginning: Beginning | None = None
 
     @property
     def holds_room(self) -> bool:
@@ -87,7 +87,7 @@ class PartCutter:
     async def cut(self, file: File, *, begun: Callable[[], Awaitable[None]]) -> Part | None:
         """Read the file to its end.
 
-        :param begun: called once `head` is complete, unless the file ends before; what it raises ends the cutting.
+        :param begun: called once `beginning` is known, unless the file ends with it; what it raises ends the cutting.
         :returns: the only part of a file that fits into one, its room still ours; otherwise `None`, and all parts
             have gone through the channel.
         :raises Failure: `file_empty`, `file_too_large`, `server_busy`, or what is wrong with the body.
@@ -100,7 +100,7 @@ class PartCutter:
                 raise Failure("file_empty", "The file is empty.")
             if number == 1:
                 # Whether it is the only one must be known before it goes anywhere.
-                await self._peek(file, begun)
+                await self._peek(file)
                 if not self._carry:
                     return Part(number, data, self._lease)
             part, self._lease = Part(number, data, self._lease), None
@@ -109,7 +109,7 @@ class PartCutter:
             # Where this waits for the client, nothing may hold on to what S3 may have acknowledged.
             del part, data
             # Without room for it: this chunk tells whether room is needed.
-            await self._peek(file, begun)
+            await self._peek(file)
             if not self._carry:
                 return None
             number += 1
@@ -138,30 +138,42 @@ class PartCutter:
         buffer = _buffer(self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES))
         size = 0
         while size < self._part_bytes:
-            await self._peek(file, begun)
+            await self._peek(file)
             if not self._carry:
                 break
             room = self._part_bytes - size
             size += buffer.write(self._carry[:room])
             self._carry = self._carry[room:]
+            if self.beginning is None and self._begins(buffer, size):
+                await begun()
+        if self.beginning is None:
+            self.beginning = Beginning.of(_copied(buffer, size), whole=True)
         buffer.truncate(size)
         return buffer.getvalue()
 
-    async def _peek(self, file: File, begun: Callable[[], Awaitable[None]]) -> None:
+    def _begins(self, buffer: io.BytesIO, size: int) -> bool:
+        """Whether enough of the file has come, which lies in the buffer of its first part."""
+        if size < head_bytes(b"") or size < (wanted := head_bytes(_copied(buffer, 4))):
+            return False
+        self.beginning = Beginning.of(_copied(buffer, wanted), whole=False)
+        return True
+
+    async def _peek(self, file: File) -> None:
         """See to it that `_carry` holds something, unless the file has ended."""
         if self._carry or self._ended:
             return
-        missing = HEAD_BYTES - len(self.head)
-        self._carry = await file.read(_HEAD_CHUNK_BYTES if missing else CHUNK_BYTES)
+        self._carry = await file.read(_HEAD_CHUNK_BYTES if self.beginning is None else CHUNK_BYTES)
         self._ended = not self._carry
         self._sha256.update(self._carry)
         self.size_bytes += len(self._carry)
         if self.size_bytes > self._max_file_bytes:
             raise too_large(self._max_file_bytes)
-        if missing:
-            self.head += self._carry[:missing]
-            if len(self.head) == HEAD_BYTES:
-                await begun()
+
+
+def _copied(buffer: io.BytesIO, size: int) -> bytes:
+    """The first bytes, without the copy of everything that `getvalue` would make of a buffer that is not full."""
+    with buffer.getbuffer() as view:
+        return bytes(view[:size])
 
 
 def too_large(max_file_bytes: int) -> Failure:

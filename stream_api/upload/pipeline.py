@@ -27,7 +27,7 @@ from aiohttp import hdrs
 
 from stream_api.config import KIB, Settings
 from stream_api.datasets.dataset import Datasets
-from stream_api.dialects.detection import HEAD_BYTES, detect
+from stream_api.dialects.detection import HEAD_BYTES, Beginning, detect_in
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget
@@ -87,7 +87,7 @@ class Check(Protocol):
     """Refuses a file whose beginning shows that it cannot be loaded: `load.precheck.Precheck`."""
 
     async def __call__(  # noqa: D102
-        self, head: bytes, *, whole: bool, dialect: Dialect, dataset: str, options: Options
+        self, beginning: Beginning, *, dialect: Dialect, dataset: str, options: Options
     ) -> None: ...
 
 
@@ -222,7 +222,7 @@ class _Upload:
         self._uploads.active[self._transfer.key] = Progress(self._stream, self._channel)
         try:
             only = await in_own_task(self._receive())
-            await self._judge(whole=self._cutter.size_bytes == len(self._cutter.head))
+            await self._judge()
             return Received(await self._commit(only))
         except AlreadyExists:
             log.info("upload.lost_to_another", upload_id=str(self._id), key=self._transfer.key)
@@ -294,25 +294,24 @@ class _Upload:
         if self._reader.brings_fields and "dataset" not in self._form.names:
             return
         try:
-            await self._judge(whole=False)
+            await self._judge()
         except Failure as failure:
             if not self._reader.brings_fields:
                 raise
             detail = f"{failure.detail} {_FIELDS_FIRST}"
             raise Failure(failure.code, detail, transient=failure.transient, **failure.extra) from failure
 
-    async def _judge(self, *, whole: bool) -> None:
+    async def _judge(self) -> None:
         """Find the dialect and have the header judged, again when fields after the file have said something else.
 
-        :param whole: the file has no more than its head.
-        :raises Failure: as `detect` and `Check`.
+        :raises Failure: as `detect_in` and `Check`.
         """
-        form, head = self._form, self._cutter.head
-        by = (whole, form.dataset, form.dialect, form.options)
-        if by == self._judged_by:
+        form, beginning = self._form, self._cutter.beginning
+        by = (form.dataset, form.dialect, form.options)
+        if beginning is None or by == self._judged_by:
             return
-        self._dialect = detect(head, whole=whole, given=form.dialect)
-        await self._uploads.check(head, whole=whole, dialect=self._dialect, dataset=form.dataset, options=form.options)
+        self._dialect = detect_in(beginning, form.dialect)
+        await self._uploads.check(beginning, dialect=self._dialect, dataset=form.dataset, options=form.options)
         self._judged_by = by
 
     async def _send_parts(self) -> None:

@@ -18,6 +18,7 @@ from yarl import URL
 from stream_api.config import Settings
 from stream_api.datasets.cache import open_table_cache
 from stream_api.datasets.dataset import Datasets, built_in
+from stream_api.dialects.detection import Beginning
 from stream_api.dialects.dialect import Dialect
 from stream_api.flow.budget import ByteBudget
 from stream_api.flow.stopping import Stopping
@@ -83,7 +84,7 @@ class Serving:
             return answer.status, await answer.json(content_type=None)
 
 
-async def _take_anything(head: bytes, *, whole: bool, dialect: Dialect, dataset: str, options: Options) -> None:
+async def _take_anything(beginning: Beginning, *, dialect: Dialect, dataset: str, options: Options) -> None:
     pass
 
 
