@@ -20,7 +20,7 @@ from stream_api.load.judge import Judge, Question, Refusal
 from stream_api.load.model import Encoded, Rows
 from stream_api.load.rejects import Rejects
 from stream_api.load.rules.faults import Found
-from stream_api.load.rules.stage import ColumnRules, column_rules
+from stream_api.load.rules.stage import AppliedRules, column_rules
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -223,7 +223,7 @@ def _refused(column: PlanColumn, refusal: Refusal | None) -> Flaw | None:
     return Flaw(column.source, rejection_code(column, refusal.sqlstate), refusal.message)
 
 
-def _out_of_range(column: PlanColumn, rules: ColumnRules | None) -> Flaw | None:
+def _out_of_range(column: PlanColumn, rules: AppliedRules | None) -> Flaw | None:
     return None if rules is None else Flaw(column.source, rules.out_of_range.code, rules.out_of_range.reason)
 
 

@@ -20,7 +20,7 @@ pc: Final[Any] = pyarrow.compute
 _SHOWN_VALUES: Final = 10
 
 
-class ColumnRules:
+class AppliedRules:
     """The rules of one column, made ready; called in worker threads, several at once.
 
     :param range: to be asked of PostgreSQL for the values that it alone can read; `None` for any.
@@ -61,9 +61,9 @@ class ColumnRules:
                 yield Found(~as_bools(pc.fill_null(matched, fill_value=True)), self._mismatch)
 
 
-def column_rules(column: PlanColumn) -> ColumnRules | None:
+def column_rules(column: PlanColumn) -> AppliedRules | None:
     """The rules of a column, if it has any."""
-    return None if column.rules is None else ColumnRules(column)
+    return None if column.rules is None else AppliedRules(column)
 
 
 def _valid(values: pa.StringArray) -> Bools:

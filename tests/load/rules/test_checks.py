@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream_api.datasets.plan import PlanColumn
 from stream_api.datasets.rules import Rules
 from stream_api.load.columns.readers import column_reader
-from stream_api.load.rules.stage import ColumnRules, column_rules
+from stream_api.load.rules.stage import AppliedRules, column_rules
 
 _TEXTS = st.text("abAB1\n ", max_size=4)
 #: RE2 and Python agree on these.
@@ -27,7 +27,7 @@ def found(rules: Rules, values: list[str | None]) -> list[str | None]:
     of = column(rules)
     texts = pa.array(values, pa.string())
     codes: list[str | None] = [None] * len(values)
-    for each in ColumnRules(of).check(texts, column_reader(of, encoding="UTF8")(texts)):
+    for each in AppliedRules(of).check(texts, column_reader(of, encoding="UTF8")(texts)):
         for row, broken in enumerate(each.rows.tolist()):
             if broken:
                 codes[row] = codes[row] or each.fault.code
@@ -60,7 +60,7 @@ def test_checks_are_what_plain_python_says(
 def test_reasons_name_the_rule_and_not_too_much_of_it() -> None:
     many = Rules(values=tuple(map(str, range(1000))))
     texts = pa.array(["x"], pa.string())
-    (broken,) = ColumnRules(column(many)).check(texts, column_reader(column(many), encoding="UTF8")(texts))
+    (broken,) = AppliedRules(column(many)).check(texts, column_reader(column(many), encoding="UTF8")(texts))
     assert broken.fault.reason == "The value is none of those allowed: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …"
 
 
