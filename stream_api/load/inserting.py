@@ -30,8 +30,10 @@ _ROUNDS: Final = 10
 #: Past the last line of any file.
 NO_LINE: Final = 2**62
 
-# The names of variables begin with `_`; columns are written with their table wherever there is one.
+# The names of variables begin with `_`; columns are written with their table wherever there is one. (There is none for
+# those of ON CONFLICT, and a table may have such a name.)
 _STATEMENT: Final = """
+#variable_conflict use_column
 DECLARE
     _row record; _first bigint := {first}; _next bigint := {next}; _count bigint := {rows}; _done boolean := false;
     _some bigint; _met bigint; _lines bigint[]; _inserted bigint := 0; _updated bigint := 0; _on boolean;

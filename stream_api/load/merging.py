@@ -114,6 +114,7 @@ class Merging:
             taken = await copy_segment(self._connection, rows_of(self._plan), stream.batches, first, sent)
             if taken != sent.rows:
                 raise Failure("rows_dropped", f"{sent.rows} rows were sent to the holding table and {taken} were taken")
+            sent.csv.clear()
             segment = Held(stream.start, sent.end, stream.first_line, sent.read, sent.rows, sent.rejections)
             return await self._merged(stream, sent, segment)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, Protocol
 
 import asyncpg
@@ -197,5 +198,5 @@ class Sieve:
 def _merged(before: Sequence[Rejects], refused: Sequence[Rejects]) -> Rejects:
     if not any(before):
         return Rejects.join(refused)
-    parts = (Rejects.join(before), Rejects.join(refused))
+    parts = (chain.from_iterable(before), chain.from_iterable(refused))
     return Rejects.pack(heapq.merge(*parts, key=lambda each: each.offset))

@@ -77,6 +77,17 @@ def plan(seed: int, number: int) -> list[Fault]:
     ]
 
 
+def asked(seed: int, number: int) -> dict[str, str]:
+    """What the upload of a run asks of its load."""
+    rng = random.Random(f"{seed}:{number}:asked")
+    if number < 0 or rng.random() < 0.5:
+        return {}
+    return {
+        "mode": rng.choice(["append", "atomic", "replace"]),
+        "conflict": rng.choice(["error", "skip", "update"]),
+    }
+
+
 @dataclass
 class Chaos:
     """Runs, one after another, on one set of servers and processes.
@@ -149,7 +160,7 @@ class Chaos:
         while True:
             try:
                 async with self.target.stand.http.post(
-                    f"{self.target.api.url}/upload", data=self._form(file), headers={"Idempotency-Key": key}
+                    f"{self.target.api.url}/upload", data=self._form(number, file), headers={"Idempotency-Key": key}
                 ) as answer:
                     body: dict[str, Any] = await answer.json(content_type=None)
                     if answer.status == 202:
@@ -160,8 +171,8 @@ class Chaos:
                 pass  # No answer: the same again.
             await asyncio.sleep(0.2)
 
-    def _form(self, file: File) -> aiohttp.FormData:
-        form = aiohttp.FormData({"callbackUrl": f"{self.receiver.url}/ended"})
+    def _form(self, number: int, file: File) -> aiohttp.FormData:
+        form = aiohttp.FormData({"callbackUrl": f"{self.receiver.url}/ended"} | asked(self.seed, number))
         form.add_field("file", io.BytesIO(file.data), filename="chaos.csv", content_type="text/csv")
         return form
 
@@ -209,6 +220,7 @@ async def run_chaos(servers: Servers, options: argparse.Namespace) -> list[int]:
             while numbers:
                 number = numbers.popleft()
                 planned = ", ".join(f"{fault.kind} at {fault.at_seconds:.2f}" for fault in plan(options.seed, number))
+                planned += "".join(f", {name}={value}" for name, value in asked(options.seed, number).items())
                 began = time.monotonic()
                 try:
                     await chaos.run(number)

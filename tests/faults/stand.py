@@ -138,7 +138,8 @@ class Stand:
         # One statement sees one state of both.
         found = await self.database.row(
             "SELECT (SELECT count(*) FROM webhook_events) AS count, (SELECT count(DISTINCT id) FROM webhook_events)"
-            " AS ids, (SELECT coalesce(sum(rows_inserted), 0) FROM stream_api.segments WHERE upload_id = $1) AS ledger",
+            " AS ids, (SELECT coalesce(sum(rows_inserted), 0) FROM stream_api.segments JOIN stream_api.uploads AS u"
+            " ON u.id = upload_id WHERE upload_id = $1 AND staging_table IS NULL) AS ledger",
             upload_id,
         )
         assert found["count"] == found["ids"] == found["ledger"]
@@ -164,6 +165,8 @@ class Stand:
         await _until_empty("bucket", lambda: self._bucket_leftovers(kept))
         await _until_empty("Redis", self._redis_leftovers)
         await _until_empty("lanes", lambda: self.database.sessions("stream-api:%"))
+        staging = "SELECT tablename FROM pg_tables WHERE schemaname = 'stream_api' AND tablename LIKE 'staging%'"
+        await _until_empty("the schema", lambda: self.database.rows(staging))
 
     async def check_loaded(
         self, client: Client, upload_id: str, file: File, *, kept: Callable[[str], bool] = lambda _: False
@@ -193,7 +196,8 @@ class Stand:
         """
         status = await self.ended(client, upload_id)
         assert (status["status"], status["error"], status["waitingFor"]) == ("cancelled", None, None)
-        assert status["rowsRead"] == status["rowsProcessed"] + status["rowsFailed"] <= file.rows
+        done = status["rowsProcessed"] + status["rowsStaged"]
+        assert status["rowsRead"] == done + status["rowsFailed"] <= file.rows
         assert await self.check_consistent(upload_id) == status["rowsProcessed"]
         assert status["progress"] < 1
         await self.check_at_rest(kept=kept)

@@ -329,3 +329,17 @@ async def test_a_table_with_rules_cannot_be_merged_into(loading: Loading) -> Non
     assert row.error is not None
     assert (row.state, row.error["code"]) == ("failed", "table_denied")
     assert "rules on INSERT" in row.error["message"]
+
+
+@pytest.mark.parametrize("conflict", ["skip", "update"])
+async def test_odd_names(loading: Loading, conflict: Literal["skip", "update"]) -> None:
+    odd = '"it\'s {odd} $1 ""x"""'
+    await loading.execute(
+        f"DROP TABLE webhook_events; CREATE TABLE webhook_events (_row int, {odd} int, _first int, "
+        f"_met text, line text, c0 text, PRIMARY KEY (_row, {odd}, _first))"
+    )
+    header = f"_row,{odd},_first,_met,line,c0\n".encode()
+    row = await load(loading, header + b"1,1,1,a,b,c\n1,1,1,d,e,f\n2,1,1,g,h,i\n", options=Options(conflict=conflict))
+    assert figures(row) == ((2, 1, 0, {}) if conflict == "update" else (2, 0, 1, {}))
+    first = ("d", "e", "f") if conflict == "update" else ("a", "b", "c")
+    assert await loading.fetch("SELECT _met, line, c0 FROM webhook_events ORDER BY _row") == [first, ("g", "h", "i")]

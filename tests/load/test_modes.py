@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from stream_api.config import Settings
 from stream_api.datasets.dataset import built_in
+from stream_api.dialects.dialect import Dialect
 from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.rows import UploadRow
 from stream_api.load.loader import intake_of
@@ -365,3 +367,37 @@ async def test_rows_that_refer_to_rows_of_other_segments(loading: Loading) -> No
     data = b"id,parent\n" + b"".join(f"{number},{number + 1}\n".encode() for number in range(300)) + b"300,\n"
     assert figures(await load(loading, data, options=ATOMIC, segment_bytes=200)) == (301, 0, 0, {})
     assert figures(await load(loading, data, options=REPLACE, segment_bytes=200)) == (301, 0, 0, {})
+
+
+async def test_a_file_without_rows_replaces_everything(loading: Loading) -> None:
+    await load(loading, events(range(10)))
+    assert figures(await load(loading, HEADER, options=REPLACE)) == (0, 0, 0, {})
+    assert await loading.count() == 0
+
+
+async def test_records_of_a_compressed_file(loading: Loading) -> None:
+    """What the target refuses is read again from the file, which then has to be decoded once more."""
+    await load(loading, events(range(0, 300, 3)))
+    data = events(range(300))
+    row = await load(
+        loading, gzip.compress(data), dialect=Dialect(compression="gzip"), options=ATOMIC, segment_bytes=2000
+    )
+    assert figures(row) == (200, 0, 0, {"duplicate_key": 100})
+    assert await loading.original(row.id) == events(range(0, 300, 3))
+
+
+async def test_a_role_that_may_not_create_tables(loading: Loading) -> None:
+    database = await loading.value("SELECT current_database()")
+    await loading.execute(
+        "DROP ROLE IF EXISTS lacking; CREATE ROLE lacking; GRANT INSERT ON webhook_events TO lacking; "
+        "GRANT USAGE ON SCHEMA stream_api TO lacking; "
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stream_api TO lacking"
+    )
+    manifest = await loading.stored(events(range(3)), options=ATOMIC)
+    await loading.execute(f"ALTER DATABASE {database} SET role = lacking")
+    async with open_loading(loading.settings) as limited:
+        row = await limited.load(manifest)
+    await loading.execute(f"ALTER DATABASE {database} RESET role; DROP OWNED BY lacking; DROP ROLE lacking")
+    assert row.error is not None
+    assert (row.state, row.error["code"], row.error["sqlstate"]) == ("failed", "database_refused", "42501")
+    assert "permission denied for schema stream_api" in row.error["message"]
