@@ -29,9 +29,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 import structlog
+from hypothesis import HealthCheck
 from pydantic import SecretStr
 
 from stream_api.config import Settings
@@ -43,6 +45,11 @@ from stream_api.dev.valkey import Valkey
 from tests.support.folders import temporary_server_folder
 
 _REDIS_DATABASES = 512
+
+
+# How long an example takes says something of the machine and of who else is at work on it.
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")
 
 
 def _ports_of_this_worker() -> None:
