@@ -62,7 +62,8 @@ def calls() -> Calls:
 
 @pytest.fixture
 def job_settings(redis_url: str) -> Settings:
-    return Settings(redis_url=SecretStr(redis_url), job_lease_seconds=2)
+    # Longer than this process is ever kept from renewing it: what waits for the end of a lease makes it short.
+    return Settings(redis_url=SecretStr(redis_url), job_lease_seconds=20)
 
 
 @pytest.fixture

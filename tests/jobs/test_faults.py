@@ -62,7 +62,7 @@ async def test_the_job_of_a_killed_worker_is_taken_over(
         await until_line(process, f"started {upload_id}")
         async with working(job_settings, calls):
             process.kill()
-            await calls.until(lambda calls: calls.ended == [upload_id], 20)
+            await calls.until(lambda calls: calls.ended == [upload_id])
             await until_idle(redis)
 
 
@@ -77,7 +77,7 @@ async def test_sigterm_hands_the_job_back_at_once(
         await until_line(process, "stopped")
         assert await process.wait() == 0
     async with working(job_settings, calls):
-        await calls.until(lambda calls: calls.ended == [upload_id], 20)
+        await calls.until(lambda calls: calls.ended == [upload_id])
         await until_idle(redis)
 
 
@@ -90,16 +90,16 @@ async def test_the_job_of_a_frozen_worker_is_taken_over_and_its_return_harms_not
         process.send_signal(signal.SIGSTOP)
         calls.open.clear()
         async with working(job_settings, calls):
-            await calls.until(lambda calls: calls.started == [upload_id], 20)
+            await calls.until(lambda calls: calls.started == [upload_id])
             process.send_signal(signal.SIGCONT)
             # It notices, cancels its run and moves nothing: the job is ended by us.
             other = uuid4()
             await queue.enqueue(other)
             await until_line(process, f"started {other}")
             calls.open.set()
-            await calls.until(lambda calls: calls.ended == [upload_id], 20)
+            await calls.until(lambda calls: calls.ended == [upload_id])
             process.kill()
-            await calls.until(lambda calls: calls.ended == [upload_id, other], 20)
+            await calls.until(lambda calls: calls.ended == [upload_id, other])
             await until_idle(redis)
     assert calls.cancelled == []
 

@@ -174,7 +174,7 @@ async def test_stopping_hands_a_load_back_at_once(
     async with working(long_lease, successor):
         await first.stop()
         assert calls.cancelled == [upload_id]
-        await successor.until(lambda calls: calls.ended == [upload_id], 10)
+        await successor.until(lambda calls: calls.ended == [upload_id], 60)
         await until_idle(redis)
     assert first.running == []
 
@@ -201,7 +201,7 @@ async def test_a_load_that_does_not_stop_is_handed_back_all_the_same(
     await started.wait()
     await first.stop()
     async with working(long_lease, calls):
-        await calls.until(lambda calls: bool(calls.ended), 10)
+        await calls.until(lambda calls: bool(calls.ended), 60)
     release.set()
     await ended.wait()
 
@@ -211,15 +211,15 @@ async def test_a_load_whose_lease_is_lost_is_cancelled_and_the_next_one_left_alo
 ) -> None:
     calls.open.clear()
     await queue.enqueue(upload_id)
-    async with working(job_settings, calls):
+    async with working(change(job_settings, job_lease_seconds=2), calls):
         await calls.until(lambda calls: bool(calls.started))
         # Somebody else holds the lock, as after a pause of ours that was longer than the lease.
         await redis.set(f"stream-api:loads:{upload_id}:lock", "another:1", px=3000)
-        await calls.until(lambda calls: calls.cancelled == [upload_id], 10)
+        await calls.until(lambda calls: calls.cancelled == [upload_id])
         assert await redis.get(f"stream-api:loads:{upload_id}:lock") == "another:1"
         calls.open.set()
         # The other one died: its lock ends, and the job is taken up again.
-        await calls.until(lambda calls: calls.ended == [upload_id], 20)
+        await calls.until(lambda calls: calls.ended == [upload_id])
         await until_idle(redis)
     assert len(calls.started) == 2
 
@@ -249,7 +249,7 @@ async def test_a_later_run_in_the_same_process_waits_for_the_end_of_the_earlier_
             running -= 1
 
     await queue.enqueue(upload_id)
-    async with working(change(job_settings, load_concurrency=2), run):
+    async with working(change(job_settings, load_concurrency=2, job_lease_seconds=2), run):
         await first.wait()
         # As if the lease had ended and the job gone back, before the renewal has noticed.
         await redis.delete(f"stream-api:loads:{upload_id}:lock")
