@@ -426,3 +426,11 @@ async def test_expired_uploads_that_are_passed_over_are_not_in_the_way_of_later_
             await bench.store.put(manifest_key(upload.upload_id), b"{}")
     async with asyncio.timeout(20):
         assert (await bench.tidy()).expired == 2
+
+
+async def test_staging_tables_that_nobody_wants_go(bench: Bench) -> None:
+    connection = await asyncpg.connect(bench.settings.database_url.get_secret_value())
+    await connection.execute(f"CREATE TABLE stream_api.staging_{uuid4().hex} (a int)")
+    assert await bench.tidy() == Tidied(staging=1)
+    assert await bench.tidy() == Tidied()
+    await connection.close()
