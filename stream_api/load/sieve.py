@@ -23,7 +23,7 @@ from stream_api.load.copying import copy_in
 from stream_api.load.holding import REFUSED, ROWS, create_holding, held, rows_of
 from stream_api.load.inserting import NO_LINE, Source, insert_rows
 from stream_api.load.judge import Judge
-from stream_api.load.model import Batch
+from stream_api.load.model import Batch, Int64s
 from stream_api.load.parser import Parser
 from stream_api.load.pieces import pieces
 from stream_api.load.reader import RunInThread
@@ -33,9 +33,12 @@ from stream_api.load.validator import Validator
 from stream_api.load.violations import REASON_CHARACTERS, code_of, reason_of
 
 _INDEX: Final = f"CREATE INDEX IF NOT EXISTS stream_api_rows_line ON {ROWS} (line);"
+#: Refused rows that are fetched together: each comes with words of Postgres, some kilobyte, and a batch may have a
+#: quarter of a million.
+_PAGE: Final = 4096
 _REFUSED: Final = f"""
 SELECT line, state, left(message, $3) AS message, left(detail, $3) AS detail, column_name
-FROM {REFUSED} WHERE line >= $1 AND line < $2 ORDER BY line
+FROM {REFUSED} WHERE line >= $1 AND line < $2 ORDER BY line LIMIT $4
 """  # noqa: S608 (a constant of this package)
 
 
@@ -168,16 +171,27 @@ class Sieve:
         ends = [*(batch.first_line for batch in batches[1:]), NO_LINE]
         refused: list[Rejects] = []
         for end in ends:
-            batch = batches.pop(0)
-            found = await connection.fetch(_REFUSED, batch.first_line, end, REASON_CHARACTERS)
-            if found:
-                refused.append(await self._run_in_thread(self._rejections, batch, found))
+            refused += await self._refused(connection, batches.pop(0), end)
         return await self._run_in_thread(_merged, segment.rejections, refused)
 
-    def _rejections(self, batch: Batch, refused: Sequence[Any]) -> Rejects:
+    async def _refused(self, connection: asyncpg.Connection, batch: Batch, end: int) -> list[Rejects]:
+        """The refused rows of a batch, whose lines are before `end`."""
+        packed, first = list[Rejects](), batch.first_line
+        places: tuple[Int64s, Int64s] | None = None
+        while found := await connection.fetch(_REFUSED, first, end, REASON_CHARACTERS, _PAGE):
+            if places is None:
+                places = await self._run_in_thread(self._places, batch)
+            packed.append(await self._run_in_thread(self._rejections, batch, *places, found))
+            first = found[-1]["line"] + 1
+        return packed
+
+    def _places(self, batch: Batch) -> tuple[Int64s, Int64s]:
         rows = self._parser.parse(batch)
-        places = np.searchsorted(rows.lines, np.fromiter((row["line"] for row in refused), np.int64, len(refused)))
-        lines, offsets = rows.lines[places], rows.offsets[places]
+        return rows.lines, rows.offsets
+
+    def _rejections(self, batch: Batch, lines: Int64s, offsets: Int64s, refused: Sequence[Any]) -> Rejects:
+        places = np.searchsorted(lines, np.fromiter((row["line"] for row in refused), np.int64, len(refused)))
+        lines, offsets = lines[places], offsets[places]
 
         def rejections() -> Iterator[Rejection]:
             found = zip(refused, lines.tolist(), offsets.tolist(), batch.records(offsets), strict=True)

@@ -120,6 +120,16 @@ async def test_duplicates_among_all_rows_at_once_are_those_among_some(
     assert (last_copy == list(range(last_copy[0], last_copy[0] + len(last_copy)))) == bool(noted)
 
 
+async def test_many_short_rows_are_duplicates(loading: Loading) -> None:
+    """More than are fetched together of one batch."""
+    await loading.execute("DROP TABLE webhook_events; CREATE TABLE webhook_events (n int PRIMARY KEY)")
+    data = b"n\n" + b"".join(b"%d\n" % number for number in range(10_000))
+    await load(loading, data)
+    row = await load(loading, data)
+    assert row.rejected == {"duplicate_key": 10_000}
+    assert await loading.original(row.id) == data
+
+
 NO_OWNER = (
     'insert or update on table "webhook_events" violates foreign key constraint "to_owner": '
     'Key (status)=(eve) is not present in table "owners".'
