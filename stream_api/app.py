@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,7 +11,6 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-import pyarrow as pa
 import structlog
 from redis.asyncio import Redis
 
@@ -51,7 +45,7 @@ from stream_api.load.looking import look_up, misfits
 from stream_api.load.precheck import Precheck
 from stream_api.load.reader import RunInThread
 from stream_api.load.reporting import Reporter
-from stream_api.memory import check_memory
+from stream_api.process import prepare, stopping_on_signals
 from stream_api.status.connection import open_redis
 from stream_api.status.store import StatusStore
 from stream_api.storage.cleanup import clean_up_ended
@@ -68,16 +62,9 @@ from stream_api.webhooks.sweep import keep_sweeping
 log = structlog.get_logger()
 Result = TypeVar("Result")
 
-#: How long a thread may keep the GIL while another wants it. With Python's own 5 ms the event loop lags by as much
-#: (measured: 6 ms, against 1.5 to 1.8 ms; see FACTS).
-_SWITCH_INTERVAL_SECONDS = 0.0005
-#: From glibc's malloc.h.
-_M_ARENA_MAX = -8
 #: Of the time that requests get when the process stops, the end, in which those that are aborted clean up. The half of
 #: it where there is not so much.
 _ABORT_SECONDS = 6.0
-#: A shell's exit code for a process that a signal has ended is this and the signal's number.
-_SIGNALLED = 128
 #: A load that has ended waits so long at most for its webhook to get a job; the sweep makes up for what fails.
 _ENQUEUE_WEBHOOK_SECONDS = 1.0
 
@@ -334,8 +321,8 @@ async def serve(settings: Settings, *, worker: bool) -> None:
     :raises DatasetsInvalid: the file of datasets is not right.
     :raises MemoryLimitTooLow: the settings do not fit into the memory that the process may have.
     """
-    stopping = _stopping_on_signals()
-    _prepare(settings, api=True, worker=worker)
+    stopping = stopping_on_signals()
+    prepare(settings, api=True, worker=worker)
     async with open_services(settings) as services:
         api, working = AsyncExitStack(), AsyncExitStack()
         try:
@@ -356,8 +343,8 @@ async def work(settings: Settings) -> None:
 
     :raises DatasetsInvalid, MemoryLimitTooLow: as `serve`.
     """
-    stopping = _stopping_on_signals()
-    _prepare(settings, api=False, worker=True)
+    stopping = stopping_on_signals()
+    prepare(settings, api=False, worker=True)
     async with open_services(settings) as services, run_worker(services):
         log.info("worker.started")
         async with _looking(services):
@@ -372,47 +359,6 @@ async def _looking(services: Services) -> AsyncIterator[None]:
         yield
     finally:
         await cancel_and_wait(looking)
-
-
-def _prepare(settings: Settings, *, api: bool, worker: bool) -> None:
-    need = check_memory(settings, api=api, worker=worker)
-    log.info("memory.planned", total_bytes=need.total)
-    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    # Some 200,000 objects of imported libraries stay for ever: the collector need not look at them again and again.
-    gc.collect()
-    gc.freeze()
-    _bound_allocators()
-
-
-def _bound_allocators() -> None:
-    """Keep freed memory from piling up in the allocators: measured at the peak of a load, 203 MB instead of 260 MB."""
-    if sys.platform == "linux":
-        # An arena for each thread is glibc's default; musl has no mallopt.
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(_M_ARENA_MAX, 2)
-    if "jemalloc" in pa.supported_memory_backends():
-        pa.set_memory_pool(pa.jemalloc_memory_pool())
-
-
-def _stopping_on_signals() -> Stopping:
-    """Begins at the first SIGINT or SIGTERM; at the second the process is gone."""
-    stopping = Stopping()
-
-    def told(number: signal.Signals) -> None:
-        if not stopping.begun:
-            stopping.begin()
-            return
-        log.warning("process.stopped_now", signal=number.name)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        # Nothing may hold this up, neither a thread at work nor a server that does not answer. What is left of uploads
-        # is for the janitor, and what is left of loads for whoever takes them.
-        os._exit(_SIGNALLED + number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, told, number)
-    return stopping
 
 
 async def _close_pool(pool: Pool) -> None:
