@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from stream_api.ledger.pool import Connection
 from stream_api.options import Mode
 
 State = Literal["uploaded", "processing", "completed", "failed", "cancelled", "expired"]
@@ -214,3 +215,14 @@ class UploadRow:
             first_rejects=msgspec.json.decode(values.pop("first_rejects"), type=list[dict[str, Any]]),
             **values,
         )
+
+
+async def recounted(connection: Connection, record: asyncpg.Record) -> UploadRow:
+    """The row with totals that nothing is added to any more.
+
+    An update that had to wait for a segment in flight counts the segments as they were when it began.
+    """
+    fresh = await connection.fetchrow(GET, record["id"])
+    if fresh is None or (fresh["state"], fresh["run"]) != (record["state"], record["run"]):
+        return UploadRow.from_record(record)  # retried or expired in this very moment
+    return UploadRow.from_record(fresh)
