@@ -9,6 +9,7 @@ import asyncpg
 
 from stream_api.datasets.plan import Plan
 from stream_api.errors import Failure
+from stream_api.ledger.pool import Connection
 
 # Of tables that are not the target or a part of it: what they would do when its rows go.
 _REFERRING: Final = """
@@ -33,6 +34,22 @@ RETURNING upload_id
 """
 
 
+_TOO_LATE: Final = """
+SELECT EXISTS (SELECT FROM stream_api.replaced AS earlier JOIN stream_api.uploads AS upload ON upload.id = $2
+               WHERE earlier.table_oid = to_regclass($1)::oid
+                 AND (earlier.accepted_at, earlier.upload_id) > (upload.created_at, upload.id))
+"""
+
+
+async def check_in_time(connection: Connection, plan: Plan, upload_id: UUID) -> None:
+    """Look whether a load comes too late already, before it begins: the last word is said when it replaces.
+
+    :raises Failure: `superseded`.
+    """
+    if await connection.fetchval(_TOO_LATE, plan.table, upload_id):
+        raise _superseded(plan.table)
+
+
 async def empty(connection: asyncpg.Connection, plan: Plan, upload_id: UUID) -> None:
     """Lock everybody out who would write into the target, and delete what is in it, in the caller's transaction.
 
@@ -50,11 +67,7 @@ async def empty(connection: asyncpg.Connection, plan: Plan, upload_id: UUID) -> 
         )
         raise Failure("replace_refused", detail, table=table, referring=referring)
     if await connection.fetchval(_CLAIM, table, upload_id) is None:
-        detail = (
-            f"An upload that was accepted later has already replaced the content of {table}; this one comes too late. "
-            "Upload the file again if it is to replace that."
-        )
-        raise Failure("superseded", detail, table=table)
+        raise _superseded(table)
     try:
         await connection.execute(f"DELETE FROM {table}")  # noqa: S608 (quoted by the plan)
     except (asyncpg.ForeignKeyViolationError, asyncpg.RestrictViolationError) as exc:
@@ -65,3 +78,11 @@ async def empty(connection: asyncpg.Connection, plan: Plan, upload_id: UUID) -> 
     ):
         detail = f"Rules or triggers of {table} keep rows from being deleted: its content cannot be replaced."
         raise Failure("replace_refused", detail, table=table)
+
+
+def _superseded(table: str) -> Failure:
+    detail = (
+        f"An upload that was accepted later has already replaced the content of {table}; this one comes too late. "
+        "Upload the file again if it is to replace that."
+    )
+    return Failure("superseded", detail, table=table)

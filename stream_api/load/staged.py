@@ -18,6 +18,7 @@ from stream_api.load.holding import column_definitions, column_names
 from stream_api.load.model import Encoded
 from stream_api.load.refusals import refusals
 from stream_api.load.rejects import Rejects
+from stream_api.load.replacing import check_in_time
 from stream_api.load.sieve import Loaded
 from stream_api.load.straight import constraint_violated
 from stream_api.load.target import CannotSift, look_at
@@ -29,7 +30,7 @@ async def prepare_staging(pool: Pool, upload_id: UUID, run: int, plan: Plan, *, 
 
     :param anew: see `create_staging`.
     :raises RunLost: the run is over.
-    :raises Failure: `table_denied` where rows could not be moved on; those of the ledger.
+    :raises Failure: `table_denied` where rows could not be moved on; `superseded`; those of the ledger.
     """
     async with using(pool) as connection:
         with refusals(plan.table, connection):
@@ -37,6 +38,8 @@ async def prepare_staging(pool: Pool, upload_id: UUID, run: int, plan: Plan, *, 
                 target = await look_at(connection, plan)
             except CannotSift as exc:
                 raise Failure("table_denied", f"Rows cannot be moved into {plan.table}: {exc}") from exc
+        if plan.mode == "replace":
+            await check_in_time(connection, plan, upload_id)
     await create_staging(pool, upload_id, run, column_definitions(plan, target.collations), anew=anew)
 
 

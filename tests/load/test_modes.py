@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.rows import UploadRow
 from stream_api.load.loader import intake_of
 from stream_api.options import Mode, Options
-from stream_api.storage.manifests import Manifest
+from stream_api.storage.manifests import Amendments, Manifest
 from tests.load.behind import ROWS, SEGMENT_BYTES, Behind, behind_proxies, ended_for_now, until
 from tests.load.conftest import HEADER, Loading, event, events, open_loading
 from tests.support.settings import change
@@ -284,8 +285,7 @@ async def test_a_replace_that_was_accepted_earlier_comes_too_late(loading: Loadi
     row = await loading.load(first)
     assert row.error is not None
     assert (row.state, row.error["code"]) == ("failed", "superseded")
-    # No retry can succeed, so what it has collected is not kept for one.
-    assert (await loading.count(), await staging(loading)) == (20, [])
+    assert (await loading.count(), row.rows_read, await staging(loading)) == (20, 0, [])
     # A dry run of such a file says the same; one that is accepted now does not, and replaces nothing.
     assert (
         figures(await load(loading, events(range(5)), options=msgspec.structs.replace(REPLACE, dry_run=True)))[0] == 0
@@ -401,3 +401,42 @@ async def test_a_role_that_may_not_create_tables(loading: Loading) -> None:
     assert row.error is not None
     assert (row.state, row.error["code"], row.error["sqlstate"]) == ("failed", "database_refused", "42501")
     assert "permission denied for schema stream_api" in row.error["message"]
+
+
+async def test_a_retry_in_another_mode(loading: Loading) -> None:
+    """What was collected for the first is of no use to the second, and is dropped."""
+    late = await loading.stored(events(range(300)), segment_bytes=2000, options=REPLACE, max_rejects="9")
+    await load(loading, events(range(10)), options=ATOMIC)
+    await loading.execute("CREATE TABLE referring (id uuid REFERENCES webhook_events ON DELETE CASCADE)")
+    row = await loading.load(late)
+    assert row.error is not None
+    assert (row.state, row.error["code"], row.rows_staged) == ("failed", "replace_refused", 300)
+    said = Amendments(fields={}, dialect=late.dialect, options=Options(conflict="skip"), max_rejects=None).encode()
+    await loading.ledger.reopen(row.id, run=row.run, amendments=said, of_plan=["mode", "conflict"])
+    row = await loading.load(late)
+    assert (row.state, row.mode, row.rows_staged) == ("completed", "append", 0)
+    assert figures(row) == (290, 0, 10, {})
+    await Expiry(loading.pool).drop_staging()
+    assert (await loading.count(), await staging(loading)) == (300, [])
+
+
+async def test_a_replace_that_comes_too_late_while_it_waits(loading: Loading) -> None:
+    await load(loading, events(range(10)))
+    manifest = await loading.stored(events(range(20)), segment_bytes=2000, options=REPLACE)
+    async with loading.pool.acquire() as locker:
+        transaction = locker.transaction()
+        await transaction.start()
+        await locker.execute("LOCK TABLE webhook_events IN SHARE ROW EXCLUSIVE MODE")
+        task = asyncio.create_task(loading.load(manifest))
+        async with asyncio.timeout(30):
+            while not await loading.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                pass
+        await locker.execute(
+            "INSERT INTO stream_api.replaced VALUES ('webhook_events'::regclass, now() + interval '1 s', $1)", uuid4()
+        )
+        await transaction.commit()
+        row = await task
+    assert row.error is not None
+    assert (row.state, row.error["code"], row.rows_staged) == ("failed", "superseded", 20)
+    # No retry can succeed, so what it has collected is not kept for one.
+    assert (await loading.count(), await staging(loading)) == (10, [])
