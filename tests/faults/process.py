@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 
 from stream_api import cli
 from stream_api.ledger.uploads import Ledger
-from stream_api.load import claiming, copying, loader, moving, recorder, straight
+from stream_api.load import claiming, copying, feeder, loader, moving, recorder
 from stream_api.storage import cleanup
 
 #: Where a worker can be killed, in the order in which a load comes by: what is called there, and whether before or
@@ -33,7 +33,7 @@ PLACES: Final[dict[str, tuple[Any, str, Literal["before", "after"]]]] = {
     "inside a COPY": (copying, "_binary", "after"),
     "between COPY and ledger row": (recorder, "record_segment", "before"),
     "between COPY and commit": (recorder, "record_segment", "after"),
-    "after a commit": (straight.Straight, "load", "after"),
+    "after a commit": (feeder.Lane, "_load", "after"),
     "after the last commit": (Ledger, "complete", "before"),
     "before the move": (moving.Mover, "_into_target", "before"),
     "inside the move": (moving.Mover, "_into_target", "after"),
