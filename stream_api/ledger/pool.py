@@ -116,12 +116,19 @@ async def open_pool(settings: Settings) -> Pool:
 async def using(pool: Pool) -> AsyncIterator[Connection]:
     """A connection of the pool, with the errors of what is done on it in the words of the error table.
 
+    Whoever is cancelled or out of time is let go at once: the pool would first wait for an answer to the statement that
+    was given up, and a server that is frozen gives none.
+
     :raises Failure: `database_unavailable`, `database_refused`.
     """
     with translated():
         async with pool.acquire(timeout=_ACQUIRE_SECONDS) as connection:
             with translated(connection):
-                yield connection
+                try:
+                    yield connection
+                except (asyncio.CancelledError, TimeoutError):
+                    connection.terminate()
+                    raise
 
 
 def lane_name(upload_id: UUID, run: int) -> str:

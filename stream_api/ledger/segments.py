@@ -12,6 +12,7 @@ import msgspec
 
 from stream_api.errors import Failure, RunLost
 from stream_api.ledger.errors import translated
+from stream_api.ledger.jsonb import as_jsonb
 from stream_api.ledger.pool import Connection
 
 #: Seconds that a statement of this module may take. Its waits for locks end after `LOCK_TIMEOUT_SECONDS`; this is for
@@ -59,6 +60,8 @@ SELECT number, start_byte, end_byte, first_line, lines, rows_read, rows_inserted
 FROM stream_api.segments WHERE upload_id = $1 AND table_oid IS NOT NULL ORDER BY number
 """
 _KEPT: Final = "SELECT rejects, rejects_key FROM stream_api.segments WHERE upload_id = $1 AND number = $2"
+# Until the transaction ends. Its key has 64 bits: uploads that share one only wait for each other's commits.
+_COUNT_ALONE: Final = "SELECT pg_advisory_xact_lock(hashtextextended('stream-api rejects ' || $1::text, 0))"
 _COUNT: Final = """
 SELECT coalesce(sum(rows_read), 0)::bigint AS read,
        coalesce(sum(rows_read - rows_inserted - rows_updated - rows_skipped), 0)::bigint AS failed
@@ -170,9 +173,14 @@ NOTHING_KEPT: Final = Kept()
 async def count_rejected(connection: Connection, upload_id: UUID) -> tuple[int, int]:
     """Rows read and rows rejected, summed over the committed segments.
 
+    Until the caller's transaction ends nobody else counts: what is decided by the sum holds when it commits. So this is
+    for the end of a transaction, when no lock is waited for any more.
+
     :raises Failure: `database_unavailable`, `database_refused`.
     """
     with translated(connection):
+        # A statement of its own: the sum has to see what was committed while this one waited.
+        await connection.execute(_COUNT_ALONE, str(upload_id), timeout=_STATEMENT_TIMEOUT_SECONDS)
         row = await connection.fetchrow(_COUNT, upload_id, timeout=_STATEMENT_TIMEOUT_SECONDS)
     assert row is not None  # noqa: S101 (an aggregate is always one row)
     return row["read"], row["failed"]
@@ -204,11 +212,11 @@ async def record_segment(
             figures.rows_inserted,
             figures.rows_updated,
             figures.rows_skipped,
-            msgspec.json.encode(dict(figures.rejected)).decode(),
+            as_jsonb(figures.rejected),
             table,
             kept.rejects,
             kept.rejects_key,
-            msgspec.json.encode(figures.first_rejects).decode() if figures.first_rejects else None,
+            as_jsonb(figures.first_rejects) if figures.first_rejects else None,
             kept.header,
             timeout=_STATEMENT_TIMEOUT_SECONDS,
         )
@@ -242,10 +250,10 @@ async def revise_segment(connection: Connection, upload_id: UUID, figures: Segme
         figures.rows_inserted,
         figures.rows_updated,
         figures.rows_skipped,
-        msgspec.json.encode(dict(figures.rejected)).decode(),
+        as_jsonb(figures.rejected),
         None if kept is None else kept.rejects,
         None if kept is None else kept.rejects_key,
-        msgspec.json.encode(figures.first_rejects).decode() if figures.first_rejects else None,
+        as_jsonb(figures.first_rejects) if figures.first_rejects else None,
         figures.rows_read,
         kept is not None,
     )

@@ -14,10 +14,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-import msgspec
 
 from stream_api.errors import Failure, RunLost
 from stream_api.ledger.completing import ENDING, complete
+from stream_api.ledger.jsonb import as_jsonb
 from stream_api.ledger.pool import Connection, Pool, lane_prefix, using
 from stream_api.ledger.reopening import reopen
 from stream_api.ledger.rows import ENDED, GET, Intake, Known, UploadRow, recounted, updating
@@ -114,17 +114,6 @@ class Ended:
     """There is nothing to take: the upload is in an end state."""
 
     row: UploadRow
-
-
-def _storable(value: Any) -> Any:
-    """A JSON-ready value without what jsonb refuses (NUL) or UTF-8 cannot say: messages quote what was in the file."""
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(item) for item in value]
-    return value
 
 
 class Ledger:
@@ -311,7 +300,7 @@ class Ledger:
         :param extra: further members of the error, JSON-ready.
         :raises RunLost: the run is over.
         """
-        error = msgspec.json.encode(_storable({"code": code, "message": message, **(extra or {})})).decode()
+        error = as_jsonb({"code": code, "message": message, **(extra or {})})
         async with using(self._pool) as connection:
             row = await connection.fetchrow(_FAIL, upload_id, run, error)
             if row is None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import asyncpg
 
 from stream_api.errors import Failure
-from stream_api.ledger.errors import translated
+from stream_api.ledger.pool import Connection, Pool, using
 from stream_api.load.rules.bounds import Range
-
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
 
 #: What one query asks at most: so many values, and so many characters unless it is a single value. With the answers
 #: (below) that bounds what a query holds, here and there.
@@ -80,7 +77,7 @@ class Judge:
         pool must not be that of the lanes.
     """
 
-    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._known: dict[Question, Refusal | None] = {}
 
@@ -95,13 +92,11 @@ class Judge:
         if not questions:
             return found
         statement = _OUTSIDE.format(type=wanted.type, base=wanted.base)
-        with translated():
-            async with self._pool.acquire() as connection:
-                with translated(connection):
-                    for chunk in _chunks(questions):
-                        asked = [question.value for question in chunk]
-                        rows = await connection.fetch(statement, asked, wanted.least, wanted.greatest)
-                        found.update(asked[row["number"] - 1] or "" for row in rows)
+        async with using(self._pool) as connection:
+            for chunk in _chunks(questions):
+                asked = [question.value for question in chunk]
+                rows = await connection.fetch(statement, asked, wanted.least, wanted.greatest)
+                found.update(asked[row["number"] - 1] or "" for row in rows)
         return found
 
     async def ask(self, questions: Iterable[Question]) -> dict[Question, Refusal]:
@@ -129,14 +124,12 @@ class Judge:
         values = [question for question in questions if question.value is not None]
         nulls = [question for question in questions if question.value is None]
         refusals: dict[Question, Refusal] = {}
-        with translated():
-            async with self._pool.acquire() as connection:
-                with translated(connection):
-                    for chunk in _chunks(values):
-                        refusals |= await _ask(connection, chunk)
-                    for question in nulls:
-                        if (refusal := await _ask_null(connection, question.type)) is not None:
-                            refusals[question] = refusal
+        async with using(self._pool) as connection:
+            for chunk in _chunks(values):
+                refusals |= await _ask(connection, chunk)
+            for question in nulls:
+                if (refusal := await _ask_null(connection, question.type)) is not None:
+                    refusals[question] = refusal
         return refusals
 
 
@@ -154,7 +147,7 @@ def _chunks(questions: Sequence[Question]) -> Iterator[list[Question]]:
         yield chunk
 
 
-async def _ask(connection: PoolConnectionProxy[Any], questions: list[Question]) -> dict[Question, Refusal]:
+async def _ask(connection: Connection, questions: list[Question]) -> dict[Question, Refusal]:
     """Ask in one query; where a value makes the query itself fail, halve until that value stands alone."""
     try:
         rows = await connection.fetch(
@@ -171,7 +164,7 @@ async def _ask(connection: PoolConnectionProxy[Any], questions: list[Question]) 
     }
 
 
-async def _ask_null(connection: PoolConnectionProxy[Any], type_name: str) -> Refusal | None:
+async def _ask_null(connection: Connection, type_name: str) -> Refusal | None:
     """Whether a domain takes NULL: input functions are never called with it, but COPY checks the domain."""
     try:
         await connection.fetchval(f"SELECT CAST(NULL AS {type_name}) IS NULL")

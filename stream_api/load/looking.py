@@ -6,8 +6,7 @@ from stream_api.datasets.catalogue import Table, read_table
 from stream_api.datasets.dataset import Datasets
 from stream_api.datasets.settling import settle
 from stream_api.errors import Failure
-from stream_api.ledger.errors import translated
-from stream_api.ledger.pool import Pool
+from stream_api.ledger.pool import Pool, using
 from stream_api.load.refusals import refusals
 
 
@@ -17,10 +16,9 @@ async def look_up(pool: Pool, table: str) -> Table:
     :param table: as SQL names it.
     :raises Failure: as `refusals`; `database_unavailable`, `database_refused`.
     """
-    with translated():
-        async with pool.acquire() as connection:
-            with translated(connection), refusals(table, connection):
-                return await read_table(connection, table)
+    async with using(pool) as connection:
+        with refusals(table, connection):
+            return await read_table(connection, table)
 
 
 async def misfits(pool: Pool, datasets: Datasets) -> dict[str, Failure]:

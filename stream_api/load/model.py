@@ -104,6 +104,7 @@ class Rows:
     :param records: for each row of `table`, the number of its record in the batch.
     :param record_lines: for each record of the batch, the line of the file on which it begins.
     :param flaws: the records that did not become rows.
+    :param line_end: what a line that was cut off is given, lest the next rejected record be joined to it.
     """
 
     batch: Batch
@@ -112,6 +113,7 @@ class Rows:
     records: Int64s
     record_lines: Int64s
     flaws: Flaws
+    line_end: bytes = b"\n"
 
     @property
     def lines(self) -> Int64s:
@@ -132,7 +134,10 @@ class Rows:
                 self.record_lines[some].tolist(), starts[some].tolist(), batch.ends[some].tolist(), strict=True
             )
             for (line, start, end), (column, code, reason) in zip(places, flaws.of(some), strict=True):
-                yield Rejection(line, batch.start + start, column, code, reason, batch.data[start:end])
+                record = batch.data[start:end]
+                if code == RECORD_TOO_LONG:
+                    record += self.line_end
+                yield Rejection(line, batch.start + start, column, code, reason, record)
 
     @property
     def size_bytes(self) -> int:

@@ -92,6 +92,7 @@ class _Parsing:
             records=self.kept,
             record_lines=self._lines(),
             flaws=self.flaws,
+            line_end="\n".encode(self.parser.dialect.encoding),
         )
 
     def _not_blank(self) -> Bools:

@@ -1,4 +1,4 @@
-"""What comes last in the transaction of a segment: too many rejects? then its rejects, then its ledger row."""
+"""What comes last in the transaction of a segment: its rejects, and are they too many? then its ledger row."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ class Recorder:
 
         :raises Failure: `too_many_rejects`; those of the store and of `record_segment`.
         """
-        if rejects:
+        kept = await self.keep(figures.number, rejects, header)
+        if rejects and self._limit is not None:
+            # After the object is stored: other lanes wait from here to the commit.
             read, failed = await count_rejected(connection, self._upload_id)
             self.judge(read + figures.rows_read, failed + figures.rows_failed, final=False)
-        kept = await self.keep(figures.number, rejects, header)
         await record_segment(connection, self._upload_id, figures, self._table, kept)
 
     async def keep(self, number: int, rejects: Rejects, header: bytes = b"") -> Kept:

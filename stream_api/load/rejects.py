@@ -37,7 +37,8 @@ class Rejection(NamedTuple):
     :param column: the column that is to blame, as the header names it; `None` when it is the whole record.
     :param code: stable, such as `invalid_uuid`.
     :param reason: a sentence; Postgres' own words where Postgres was asked.
-    :param record: its bytes as they stand in the file, with the line end.
+    :param record: its bytes as they stand in the file, with the line end; of a line that is too long those up to the
+        limit, and a line end.
     """
 
     line: int

@@ -110,6 +110,25 @@ async def test_a_connection_that_is_cut_or_silent_is_unavailable(database_settin
             await ledger.check()
 
 
+async def test_whoever_gives_up_a_silent_server_is_let_go_at_once(database_settings: Settings) -> None:
+    url = database_settings.database_url.get_secret_value()
+    async with FaultProxy.before(url) as proxy:
+        settings = Settings(database_url=SecretStr(proxy.url(url)))
+        async with await open_pool(settings) as pool:
+            ledger = Ledger(pool)
+            await ledger.check()
+            await proxy.stall()
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await ledger.check()
+            # The statement's own limit is far away, and so is the end of the polite way out.
+            assert loop.time() - begun < settings.database_command_timeout_seconds / 3
+            await proxy.restore()
+            await ledger.check()
+
+
 async def test_what_a_person_has_to_put_right_is_refused(database_settings: Settings, empty_database: str) -> None:
     url = URL(database_settings.database_url.get_secret_value())
     for wrong in (url.with_password("wrong"), url.with_path("/nowhere"), url.with_user("nobody-here")):

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import Counter
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_api.config import RejectLimit, Settings
+from stream_api.dialects.dialect import Dialect, Encoding
 from stream_api.errors import Failure
+from stream_api.ledger.pool import Connection
+from stream_api.ledger.segments import count_rejected
+from stream_api.load import recorder
 from stream_api.load.recorder import IN_ROW_BYTES
 from stream_api.load.rejects import NONE, Rejection, Rejects, Unpacker
 from stream_api.load.violations import code_of, is_about_a_row, reason_of
+from stream_api.options import Options
 from tests.load.conftest import HEADER, Loading, event, open_loading
 from tests.support.settings import change
 
@@ -174,6 +180,30 @@ async def test_records_that_are_no_text(loading: Loading) -> None:
     assert await loading.original(row.id) == head + b"".join(bad) + b'"open'
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+async def test_a_line_that_is_cut_off_is_not_joined_to_the_next(settings: Settings, encoding: Encoding) -> None:
+    def file(*records: str) -> bytes:
+        return "".join((HEADER.decode(), *records)).encode(encoding)
+
+    bad = event(1, amount="much").decode()
+    async with open_loading(change(settings, max_record_bytes=1000)) as loading:
+        data = file("x" * 3000 + "\r\n", bad, event(2).decode())
+        row = await loading.load(await loading.stored(data, dialect=Dialect(encoding=encoding)))
+        assert (row.rows_read, row.rows_inserted) == (3, 1)
+        kept = 1000 // len("x".encode(encoding))
+        assert await loading.original(row.id) == file("x" * kept + "\n", bad)
+        assert [each["code"] for each in await loading.rejects(row.id)] == ["record_too_long", "invalid_number"]
+
+
+async def test_a_column_with_a_nul_in_its_name(loading: Loading) -> None:
+    data = HEADER.replace(b"amount", b"am\0unt") + event(1) + event(2, amount="much")
+    options = Options(mapping={"am\0unt": "amount"})
+    row = await loading.load(await loading.stored(data, options=options))
+    assert (row.state, row.rows_inserted, row.rejected) == ("completed", 1, {"invalid_number": 1}), row.error
+    assert [each["column"] for each in row.first_rejects] == ["am\ufffdunt"]
+    assert await loading.original(row.id) == data.replace(event(1), b"")
+
+
 async def test_an_object_whose_transaction_is_rolled_back_is_nobodys(
     loading: Loading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +289,24 @@ async def test_too_many_rejections_fail_the_load(settings: Settings, max_rejects
         # The upload's own word comes before the setting.
         row = await loading.load(await loading.stored(half_bad(60)[0].replace(b"-4000-", b"-5000-"), max_rejects="50%"))
         assert (row.state, row.rows_failed) == ("completed", 30)
+
+
+async def test_lanes_count_one_after_another(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, _ = half_bad(40)
+    counting = asyncio.Barrier(2)
+
+    async def count_together(connection: Connection, upload_id: UUID) -> tuple[int, int]:
+        await counting.wait()
+        return await count_rejected(connection, upload_id)
+
+    monkeypatch.setattr(recorder, "count_rejected", count_together)
+    async with open_loading(change(settings, lanes=2)) as loading:
+        manifest = await loading.stored(data, segment_bytes=len(data) // 2 + 50, max_rejects="19")
+        row = await loading.load(manifest)
+        assert row.error is not None
+        # One of them has committed, and the other has seen it.
+        assert (row.error["code"], row.error["rowsFailed"], row.rows_failed) == ("too_many_rejects", 20, 10)
+        assert row.rows_inserted == await loading.count()
 
 
 async def test_lanes_that_pass_the_limit_together(settings: Settings) -> None:
