@@ -61,7 +61,8 @@ async def test_workers_killed_at_random_moments_until_the_load_ends(stand: Stand
     kills = 0
     while (await client.status(upload_id))["status"] != "completed":
         worker = await stand.start("worker")
-        deadline = time.monotonic() + rng.uniform(0.1, 4)
+        # Longer by and by: on a slow machine a worker is to get somewhere too.
+        deadline = time.monotonic() + rng.uniform(0.1, 4) * 1.1**kills
         await until(lambda: time.monotonic() > deadline)  # noqa: B023
         await worker.kill()
         kills += 1
