@@ -19,6 +19,8 @@ _ZSTD_HEAD_BYTES: Final = 129 * 1024
 #: In so much of it UTF-16 without a mark shows, if so large a share of every other byte is zero.
 _SAMPLE_BYTES: Final = 200
 _MOSTLY: Final = 0.8
+#: So large a share of the others may be zero: characters such as U+1F600 or U+0400 have one there.
+_FEW: Final = 0.2
 #: So many records are counted, blank lines and comments left out.
 _MAX_RECORDS: Final = 100
 
@@ -140,7 +142,7 @@ def _unmarked_utf16(head: bytes) -> Encoding | None:
     evens, odds = sample[::2], sample[1::2]
     orders: list[tuple[Encoding, bytes, bytes]] = [("utf-16-le", odds, evens), ("utf-16-be", evens, odds)]
     for encoding, zeros, others in orders:
-        if zeros and b"\0" not in others and zeros.count(0) >= _MOSTLY * len(zeros):
+        if zeros and zeros.count(0) >= _MOSTLY * len(zeros) and others.count(0) <= _FEW * len(others):
             return encoding
     return None
 

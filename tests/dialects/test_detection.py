@@ -51,6 +51,10 @@ CASES: dict[str, tuple[bytes, Dialect]] = {
         "id;größe\n1;2\n".encode("utf-16-le"), Dialect(delimiter=";", encoding="utf-16-le")
     ),
     "UTF-16 BE without a mark": ("id;größe\n".encode("utf-16-be"), Dialect(delimiter=";", encoding="utf-16-be")),
+    "UTF-16 without a mark, zeros in other places": (
+        "id;name\n1;😀 Ā\n".encode("utf-16-le"), Dialect(delimiter=";", encoding="utf-16-le")
+    ),
+    "UTF-32": ("id;name\n1;2\n".encode("utf-32-le"), Dialect(delimiter=";")),
     "zeros": (bytes(100), Dialect()),
     "Windows-1252": ("a;b\nMüller;5 €\n".encode("cp1252"), Dialect(delimiter=";", encoding="windows-1252")),
     "half a character at the end": ("a,b\n1,€".encode()[:-1], Dialect()),
