@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from stream_api.datasets.dataset import BUILT_IN
 from stream_api.errors import Failure
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _FILLABLE: Final = frozenset({"r", "p", "f"})
 #: Bytes that a varlena length modifier counts beside the length itself (VARHDRSZ).
 _MODIFIER_OFFSET: Final = 4
+_NAMED_IN: Final = "as `table` of the dataset, or by STREAM_API_TARGET_TABLE for the built-in one"
 
 _FIND: Final = """
 SELECT c.oid, c.relkind::text AS kind, c.relname AS name, n.nspname AS schema,
@@ -151,15 +153,13 @@ async def read_table(conn: Connection, table: str) -> Table:
             msg = f"{table} is not the name of a table: {exc}"
             raise Failure("table_missing", msg, table=table) from exc
         if found is None:
-            msg = (
-                f"There is no table {table} in the database: create it (`stream-api migrate` creates webhook_events), "
-                "or let STREAM_API_TARGET_TABLE name another one. Then retry."
-            )
+            create = "create it (`stream-api migrate` does)" if table == BUILT_IN else "create it"
+            msg = f"There is no table {table} in the database: {create}, or name another one, {_NAMED_IN}. Then retry."
             raise Failure("table_missing", msg, table=table)
         if found["kind"] not in _FILLABLE:
             msg = (
                 f"{table} is not a table: rows can be copied into tables, partitioned tables and foreign tables. "
-                "Let STREAM_API_TARGET_TABLE name one, and retry."
+                f"Name one {_NAMED_IN}, and retry."
             )
             raise Failure("table_missing", msg, table=table)
         await conn.fetchval(_NARROW_PATH)

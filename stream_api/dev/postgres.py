@@ -140,6 +140,8 @@ class Postgres(Server):
             if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", DATABASE) is None:
                 with contextlib.suppress(asyncpg.DuplicateDatabaseError):
                     await connection.execute(f'CREATE DATABASE "{DATABASE}"')
+                # The role is named as the service's schema, into which the tables of its user would else go.
+                await connection.execute(f'ALTER DATABASE "{DATABASE}" SET search_path = public')
         finally:
             await connection.close()
 

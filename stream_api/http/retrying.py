@@ -21,9 +21,15 @@ async def post_retry(request: web.Request) -> web.Response:
 
     The parameters of the query are fields as those of an upload, about dialect, header, options and limits. They stand
     from now on, for this retry and all that follow.
+
+    :raises Failure: `bad_request`; as `_reopen` and `_why_not_stored`.
     """
     collaborators = request.app[COLLABORATORS]
     upload_id = upload_id_of(request)
+    if request.can_read_body:
+        # A form would look as if it had been heard.
+        detail = "A retry takes no body: what it has to say stands in its query, as in /retry?mode=atomic."
+        raise Failure("bad_request", detail)
     manifest = await collaborators.manifests.read(upload_id)
     if manifest is None:
         raise await _why_not_stored(collaborators, upload_id)

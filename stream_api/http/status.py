@@ -111,6 +111,7 @@ async def _brought_up_to_date(collaborators: Collaborators, record: StatusRecord
         sha256=record.sha256,
         dialect=record.dialect,
         options=record.options,
+        max_rejects=record.max_rejects,
     )
     log.info("status.record_was_behind", upload_id=str(record.upload_id), said=record.status, now=known.status)
     try:
@@ -130,6 +131,7 @@ def record_of_manifest(manifest: Manifest) -> StatusRecord:
         sha256=manifest.sha256,
         dialect=manifest.dialect,
         options=manifest.options,
+        max_rejects=manifest.max_rejects,
         dataset=manifest.dataset,
         created_at=manifest.created_at,
         updated_at=manifest.created_at,

@@ -180,23 +180,21 @@ class Mover:
             done = await insert_rows(connection, self._plan, target, source, whole=True)
             if done.refused:
                 failed += done.refused
-                self._recorder.judge(read, failed)
-                await self._revise(ledger, connection, segment, done)
+                rejects = await self._rejects(ledger, connection, segment)
+                self._recorder.judge(read, failed, lost=rejects)
+                kept = await self._recorder.keep(segment.number, rejects)
+                await revise_segment(ledger, self._upload_id, _moved(segment, done, rejects), kept)
                 await connection.execute(f"TRUNCATE {REFUSED}")
             elif done.inserted != segment.rows_inserted:
                 await revise_segment(ledger, self._upload_id, _moved(segment, done), None)
 
-    async def _revise(
-        self, ledger: LaneConnection, connection: LaneConnection, segment: CommittedSegment, done: Inserted
-    ) -> None:
-        """Let the ledger row of a segment name what the target has refused, beside what was rejected before."""
+    async def _rejects(self, ledger: LaneConnection, connection: LaneConnection, segment: CommittedSegment) -> Rejects:
+        """What the target has refused of a segment, beside what was rejected before."""
         kept = await kept_of(ledger, self._upload_id, segment.number)
         packed = kept.rejects or (b"" if kept.rejects_key is None else await self._get(kept.rejects_key))
         before = Rejects(packed, segment.rejected)
         held = Held(segment.start, segment.end, segment.first_line, rejections=[before] if before else [])
-        rejects = await self._sieve.rejects(connection, held)
-        figures = _moved(segment, done, rejects)
-        await revise_segment(ledger, self._upload_id, figures, await self._recorder.keep(segment.number, rejects))
+        return await self._sieve.rejects(connection, held)
 
 
 def _moved(segment: CommittedSegment, done: Inserted, rejects: Rejects | None = None) -> SegmentFigures:

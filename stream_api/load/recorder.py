@@ -14,6 +14,11 @@ from stream_api.load.rejects import Rejects
 
 #: Packed rejections up to this size lie in the ledger row itself: most segments have none or a few.
 IN_ROW_BYTES: Final = 16 * 1024
+_ALL_KEPT: Final = "GET /upload/{id}/rejects says what is wrong with them."
+_SOME_LOST: Final = (
+    "The first of those with which the limit was passed are under `rejects` here, those of earlier segments at "
+    "GET /upload/{id}/rejects; a dry run without a limit finds them all."
+)
 
 
 class Recorder:
@@ -49,7 +54,7 @@ class Recorder:
         if rejects and self._limit is not None:
             # After the object is stored: other lanes wait from here to the commit.
             read, failed = await count_rejected(connection, self._upload_id)
-            self.judge(read + figures.rows_read, failed + figures.rows_failed, final=False)
+            self.judge(read + figures.rows_read, failed + figures.rows_failed, final=False, lost=rejects)
         await record_segment(connection, self._upload_id, figures, self._table, kept)
 
     async def keep(self, number: int, rejects: Rejects, header: bytes = b"") -> Kept:
@@ -62,10 +67,11 @@ class Recorder:
             return Kept(rejects_key=await self._put(number, rejects.packed), header=header or None)
         return Kept(rejects=rejects.packed or None, header=header or None)
 
-    def judge(self, read: int, failed: int, *, final: bool = True) -> None:
+    def judge(self, read: int, failed: int, *, final: bool = True, lost: Rejects | None = None) -> None:
         """Compare what was rejected with the limit.
 
         :param final: these are the rows of the whole file.
+        :param lost: those that are rolled back with the caller's transaction: nobody will find them in the ledger.
         :raises Failure: `too_many_rejects`.
         """
         limit = self._limit
@@ -74,7 +80,8 @@ class Recorder:
         detail = (
             f"{failed} of the {read} rows read so far were rejected, and the limit is {limit}. "
             f"{'Nothing is in the table.' if self._staged else 'What is loaded stays.'} "
-            "GET /upload/{id}/rejects says what is wrong with them; mend the file and upload it again, with a higher "
-            "maxRejects or without one."
+            f"{_ALL_KEPT if lost is None else _SOME_LOST} Mend the file and upload it again, or retry with a higher "
+            "maxRejects."
         )
-        raise Failure("too_many_rejects", detail, rowsRead=read, rowsFailed=failed, limit=str(limit))
+        first = [] if lost is None else list(lost.first)
+        raise Failure("too_many_rejects", detail, rowsRead=read, rowsFailed=failed, limit=str(limit), rejects=first)

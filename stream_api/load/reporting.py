@@ -96,6 +96,7 @@ class Reporter:
                         sha256=record.sha256,
                         dialect=record.dialect,
                         options=record.options,
+                        max_rejects=record.max_rejects,
                     )
                 )
         except Failure as failure:
@@ -164,6 +165,7 @@ def status_record(manifest: Manifest, row: UploadRow) -> StatusRecord:
         sha256=manifest.sha256,
         dialect=manifest.dialect,
         options=manifest.options,
+        max_rejects=manifest.max_rejects,
     )
 
 
@@ -175,14 +177,16 @@ def record_of_row(
     sha256: str,
     dialect: Dialect | None,
     options: Options | None,
+    max_rejects: str | None,
 ) -> StatusRecord:
     """The record that an upload's row stands for, with what only the manifest says of the file.
 
-    :param dialect: and `options`: of the manifest; what retries have said anew, which is in the row, goes before it.
+    :param dialect: and `options` and `max_rejects`: of the manifest; what retries have said anew, which is in the row,
+        goes before it.
     """
     if row.amendments is not None:
         said = Amendments.decode(row.amendments)
-        dialect, options = said.dialect, said.options
+        dialect, options, max_rejects = said.dialect, said.options, said.max_rejects
     return StatusRecord(
         upload_id=row.id,
         status=row.state,
@@ -205,6 +209,7 @@ def record_of_row(
         sha256=sha256,
         dialect=dialect,
         options=options,
+        max_rejects=max_rejects,
         dataset=row.dataset,
         run=row.run,
         revision=row.revision,

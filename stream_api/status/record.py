@@ -45,6 +45,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     :param waiting_for: the service whose outage a load waits out (`database`, `storage`), if it does.
     :param dialect: how the file is read; `None` when only the manifest, which cannot be read now, knows it.
     :param options: what was asked of the load, and nothing that was not; `None` as `dialect`.
+    :param max_rejects: as the upload or a retry gave it; `None` where they did not, and as `dialect`.
     :param run: of the last taking; 0 before the first.
     :param revision: of the upload's row, 0 before there is one. A record never replaces one of a later revision.
     :param webhook: the delivery for the last end state; `None` where there is none.
@@ -74,6 +75,7 @@ class StatusRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     sha256: str
     dialect: Dialect | None = None
     options: Options | None = None
+    max_rejects: str | None = None
     dataset: str
     run: int = 0
     revision: int = 0

@@ -18,6 +18,7 @@ from stream_api.options import Options
 
 FILE_FIELD: Final = "file"
 MAX_CALLBACK_URL_CHARS: Final = 2048
+_KNOWN: Final = ("dataset", "callbackUrl", "fileName", "maxRejects", *FORM_FIELDS, *OPTIONS)
 _NOT_IN_URLS: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -90,8 +91,8 @@ class Form:
     def set(self, name: str, value: str) -> None:
         """Take a text field.
 
-        :raises Failure: `callback_url_invalid`, `dataset_unknown`, `dialect_invalid`, `option_invalid` or
-            `max_rejects_invalid`.
+        :raises Failure: `callback_url_invalid`, `dataset_unknown`, `dialect_invalid`, `option_invalid` (also for a name
+            that is nearly a known one) or `max_rejects_invalid`.
         """
         if name == "callbackUrl":
             self.callback_url = check_callback_url(value)
@@ -107,6 +108,7 @@ class Form:
                 self.dialect.check()
             if name in OPTIONS:
                 self.options = self.options.having(name, value)
+            _check_spelling(name)
             self.fields[name] = value
 
 
@@ -117,6 +119,21 @@ def meaning(name: str, value: str | None) -> object:
             if name in known:
                 return known[name](name, value)
     return value
+
+
+def _check_spelling(name: str) -> None:
+    """Refuse `dryrun` and `max_rejects`: taken for a name of the client's own, the file would be loaded without it."""
+    meant = _SPELLINGS.get(_spelled(name))
+    if meant is not None and meant != name:
+        detail = f"There is no field {name[:100]!r}; did you mean {meant}?"
+        raise Failure("option_invalid", detail, field=name[:100], nearest=meant)
+
+
+def _spelled(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+_SPELLINGS: Final = {_spelled(name): name for name in _KNOWN}
 
 
 def _check_reject_limit(value: str) -> str:

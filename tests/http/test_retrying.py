@@ -72,6 +72,7 @@ async def test_another_dialect_and_other_names(service: Service) -> None:
     known = await service.status(upload_id)
     for each in (said, known):
         assert (each["dialect"], each["options"]) == (document["dialect"], document["options"])
+        assert each["maxRejects"] == "0"
     ended = await service.load(upload_id)
     assert (ended["status"], ended["rowsInserted"]) == ("completed", 1), ended["error"]
     assert ended["dialect"]["delimiter"] == "|"
@@ -153,6 +154,14 @@ async def test_what_is_not_understood_changes_nothing(service: Service, query: s
     status, document = await service.retry(upload_id, query)
     assert (status, document["code"]) == (422, code)
     assert await service.serving.ledger.get(upload_id) == before
+
+
+async def test_a_form_is_refused(service: Service) -> None:
+    upload_id = await service.failed(b"a;b\n", "?delimiter=;")
+    url = f"{service.serving.url}/upload/{upload_id}/retry"
+    async with service.serving.client.post(url, data={"mode": "atomic"}) as answer:
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (400, "bad_request")
+    assert (await service.status(upload_id))["status"] == "failed"
 
 
 async def test_only_a_failed_upload_takes_it(service: Service) -> None:

@@ -127,6 +127,9 @@ async def test_a_row_too_many_fails_the_load_and_a_retry_goes_on(loading: Loadin
     assert row.state == "failed"
     assert row.error is not None
     assert (row.error["code"], row.error["rowsFailed"], row.error["limit"]) == ("too_many_rejects", 1, "0")
+    # It is in no ledger row, for its segment was rolled back.
+    assert [each["code"] for each in row.error["rejects"]] == ["duplicate_key"]
+    assert row.rejected == {}
     assert await loading.count() == row.rows_inserted + 1 < 100
     assert loading.statuses.records[-1].status == "failed"
     assert manifest.key in await loading.keys()

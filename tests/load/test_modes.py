@@ -335,6 +335,7 @@ async def test_too_many_rejects_in_the_move(loading: Loading) -> None:
     row = await loading.load(manifest)
     assert row.error is not None
     assert (row.state, row.error["code"], row.error["rowsFailed"]) == ("failed", "too_many_rejects", 50)
+    assert {each["code"] for each in row.error["rejects"]} == {"duplicate_key"}
     assert "Nothing is in the table" in row.error["message"]
     assert await loading.count() == 50
     await load(loading, events(range(100)), options=ATOMIC, segment_bytes=2000, max_rejects="50")

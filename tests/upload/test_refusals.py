@@ -53,6 +53,8 @@ REFUSED = {
         "callback_url_invalid",
     ),
     "unknown dataset": (file(BIG) + field("dataset", b"nope") + END, 422, "dataset_unknown"),
+    "dryRun misspelled": (field("dryrun", b"true") + file(BIG) + END, 422, "option_invalid"),
+    "maxRejects misspelled after the file": (file(BIG) + field("max_rejects", b"0") + END, 422, "option_invalid"),
     "bad delimiter before the file": (
         field("delimiter", b"::") + file(BIG) + END,
         422,
