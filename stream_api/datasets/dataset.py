@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -67,5 +68,7 @@ def find_dataset(datasets: Datasets, name: str) -> Dataset:
     """
     found = datasets.get(name)
     if found is None:
-        raise Failure("dataset_unknown", f"There is no dataset {name[:100]!r}.", datasets=sorted(datasets))
+        close = difflib.get_close_matches(name[:100], datasets, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise Failure("dataset_unknown", f"There is no dataset {name[:100]!r}.{hint}", datasets=sorted(datasets))
     return found

@@ -25,6 +25,16 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
 #: Keys that are set otherwise.
 _NOT_OF_THE_FILE: Final = frozenset({"name"})
 _SYNTAX_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_EXPECTED: Final = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
+#: Types as a person who writes TOML calls them.
+_WORDS: Final = {
+    "array": "a list in brackets",
+    "bool": "true or false",
+    "str": "a text",
+    "int": "a number",
+    "float": "a number",
+    "object": "a table",
+}
 _ITEM: Final = re.compile(r" - at `\$(?:\[(\d+)\])?.*`$")
 
 
@@ -184,7 +194,12 @@ def _type_error(message: str, wanted: Any) -> tuple[Keys, str]:
     ]
     if allowed:
         return within, f"may be {' or '.join(map(repr, allowed))}"
-    return within, _ITEM.sub("", message).replace("`", "").replace("Expected", "expected", 1)
+    return within, _EXPECTED.sub(_in_words, _ITEM.sub("", message))
+
+
+def _in_words(found: re.Match[str]) -> str:
+    wanted, got = ([_WORDS.get(each, each) for each in side.split(" | ") if each != "null"] for side in found.groups())
+    return f"must be {' or '.join(wanted)}, not {' or '.join(got)}"
 
 
 def _plain(value: Any) -> Any:

@@ -71,6 +71,7 @@ def match_header(table: Table, dataset: Dataset, header: Sequence[str], options:
     missing = [c.name for c in free.values() if c.name not in times and _must_be_given(c, table, dataset)]
     if unknown or repeated or generated or missing or not times:
         known = [name for c in free.values() if not c.generated for name in (c.name, *_sources(dataset, c.name))]
+        known += options.mapping  # it may be that which is misspelled
         raise mismatch(
             table,
             known=known,

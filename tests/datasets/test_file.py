@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_api.config import Settings
-from stream_api.datasets.dataset import Dataset
+from stream_api.datasets.dataset import Dataset, built_in, find_dataset
 from stream_api.datasets.file import DatasetsInvalid, datasets_of, parse_datasets, read_datasets
 from stream_api.datasets.places import Place, find_places
 from stream_api.datasets.rules import ColumnRules
+from stream_api.errors import Failure
 
 FULL = r"""
 # What the shop sends.
@@ -117,7 +118,7 @@ pattern = "[a-z"
         "d.toml:2:11: datasets.orders: has no table",
         "d.toml:3:1: datasets.orders.tabel: is not known; did you mean table?",
         "d.toml:4:1: datasets.orders.mode: may be 'append' or 'atomic' or 'replace'",
-        "d.toml:5:1: datasets.orders.trim: expected bool, got str",
+        "d.toml:5:1: datasets.orders.trim: must be true or false, not a text",
         "d.toml:6:16: datasets.orders.columns.amount.decimal: ',,' is not one character that could stand in a number",
         "d.toml:7:22: datasets.orders.columns.amount.max: 'x' is neither a number nor a date or time",
         "d.toml:12:5: datasets.orders.columns.state.values[1]: 'Paid' cannot be: case is 'lower'",
@@ -177,7 +178,7 @@ def test_what_contradicts_itself(rules: str, message: str) -> None:
         ('[datasets.a]\ntable = "t"\ncolumns.x = 1', "d.toml:3:9: datasets.a.columns.x: is no table of rules"),
         ('[datasets.a]\ntable = "t"\nfields = ["x", "X"]', "d.toml:3:16: datasets.a.fields[1]: 'X' is there twice"),
         ('[datasets.a]\ntable = "t"\nkey = ["x", "x"]', "d.toml:3:13: datasets.a.key[1]: 'x' is there twice"),
-        ('[datasets.a]\ntable = "t"\nkey = ["x", 1]', "d.toml:3:13: datasets.a.key[1]: expected str, got int"),
+        ('[datasets.a]\ntable = "t"\nkey = ["x", 1]', "d.toml:3:13: datasets.a.key[1]: must be a text, not a number"),
     ],
 )  # fmt: skip
 def test_what_is_of_the_wrong_kind(text: str, message: str) -> None:
@@ -283,3 +284,11 @@ def test_the_example_of_the_readme_is_right() -> None:
     assert parse_datasets(example, "README.md").keys() == {"orders"}
     (wrong,) = problems(example.replace("source =", "sorce ="))
     assert wrong.removeprefix("d.toml") in readme
+
+
+def test_a_dataset_that_is_not_there() -> None:
+    with pytest.raises(Failure, match="Did you mean webhook_events") as caught:
+        find_dataset(built_in("events"), "webhook_event")
+    assert (caught.value.code, caught.value.extra["datasets"]) == ("dataset_unknown", ["webhook_events"])
+    with pytest.raises(Failure, match=r"There is no dataset 'x'\.$"):
+        find_dataset(built_in("events"), "x")

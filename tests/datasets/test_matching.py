@@ -76,6 +76,9 @@ def test_the_uploads_mapping_has_the_first_word() -> None:
     assert places(make_plan(ORDERS, of, ["Note", "amount", "nr"], options=options)) == {"state": 0, "order_id": 2}
     failure = refusal(of, ["a"], Options(mapping={"a": "nothing"}))
     assert (failure.code, failure.extra) == ("option_invalid", {"field": "mapping", "columns": ["nothing"]})
+    # A mapping that is misspelled itself.
+    failure = refusal(of, ["Number"], Options(mapping={"Nunber": "order_id"}))
+    assert failure.extra["nearest"] == {"Number": ["Nunber"]}
 
 
 def test_names_in_place_of_those_in_the_header() -> None:
