@@ -52,7 +52,11 @@ def check_key(table: Table, conflict: Conflict, key: Sequence[str], filled: Coll
 def _key(table: Table, named: Sequence[str], filled: Collection[str]) -> tuple[str, ...]:
     """The columns that rows are known by: those named, or the primary key."""
     if not named and not table.primary_key:
-        detail = f"{table.sql_name} has no primary key. Name the columns by which rows are told apart: key=column,…"
+        detail = f"{table.sql_name} has no primary key by which rows could be told apart, "
+        if table.unique_keys:
+            detail += f"but unique indexes on {'; '.join(map(_listed, table.unique_keys))}: name one (key=column,…)."
+        else:
+            detail += "nor another unique index: create one, or load with conflict=error."
         raise _invalid(detail, table)
     key = tuple(_column(table, name) for name in named) or table.primary_key
     if len(set(key)) < len(key):

@@ -228,7 +228,8 @@ async def test_rows_that_refer_to_rows_of_their_table(loading: Loading) -> None:
 @pytest.mark.parametrize(
     ("table", "options", "says"),
     [
-        ("(id int, v int)", Options(conflict="skip"), "has no primary key"),
+        ("(id int, v int)", Options(conflict="skip"), "nor another unique index"),
+        ("(id int UNIQUE, v int)", Options(conflict="skip"), "but unique indexes on (id)"),
         ("(id int PRIMARY KEY, v int)", Options(conflict="skip", key=("v",)), "no unique index on exactly (v)"),
         (
             "(id int PRIMARY KEY, v int)",
