@@ -78,6 +78,14 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.atttyp
  ORDER BY a.attnum
 """
 
+# Everything of its columns that a plan rests on, and which table it is.
+_SHAPE: Final = """
+SELECT md5(string_agg(concat_ws(' ', attrelid, attnum, quote_ident(attname), atttypid, atttypmod, attcollation,
+                                attnotnull, atthasdef, attidentity, attgenerated), ';' ORDER BY attnum))
+  FROM pg_catalog.pg_attribute
+ WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -118,6 +126,7 @@ class Table:
     :param encoding: of the database, such as `UTF8`.
     :param primary_key: its columns, if there is one that is not deferrable.
     :param unique_keys: the columns of each plain unique index, that of the primary key included.
+    :param shape: see `read_shape`.
     """
 
     oid: int
@@ -128,6 +137,7 @@ class Table:
     encoding: str = "UTF8"
     primary_key: tuple[str, ...] = ()
     unique_keys: tuple[tuple[str, ...], ...] = ()
+    shape: str | None = None
 
     @property
     def sql_name(self) -> str:
@@ -166,6 +176,7 @@ async def read_table(conn: Connection, table: str) -> Table:
         before_insert = await conn.fetchval(_TRIGGERS, found["oid"])
         columns = await conn.fetch(_COLUMNS, found["oid"])
         keys = await conn.fetch(_KEYS, found["oid"])
+        shape = await conn.fetchval(_SHAPE, f"{quote_identifier(found['schema'])}.{quote_identifier(found['name'])}")
     return Table(
         oid=found["oid"],
         schema=found["schema"],
@@ -175,7 +186,17 @@ async def read_table(conn: Connection, table: str) -> Table:
         encoding=found["encoding"],
         primary_key=next((tuple(key["columns"]) for key in keys if key["is_primary"]), ()),
         unique_keys=tuple(tuple(key["columns"]) for key in keys),
+        shape=shape,
     )
+
+
+async def read_shape(conn: Connection, table: str) -> str | None:
+    """What changes with the columns of a table, or when another has its name; `None` where there is none.
+
+    :param table: as SQL names it.
+    """
+    shape: str | None = await conn.fetchval(_SHAPE, table)
+    return shape
 
 
 def _column(row: Any) -> Column:

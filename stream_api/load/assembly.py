@@ -8,7 +8,7 @@ from uuid import UUID
 
 from stream_api.config import RejectLimit, Settings
 from stream_api.datasets.plan import Plan
-from stream_api.ledger.pool import LaneConnection, Pool
+from stream_api.ledger.pool import Connection, LaneConnection, Pool
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.ledger.staging import staging_name
 from stream_api.load.claiming import Claims
@@ -26,6 +26,7 @@ from stream_api.load.sieve import Sieve
 from stream_api.load.source import Source
 from stream_api.load.staged import Staged
 from stream_api.load.straight import Straight
+from stream_api.load.target import check_shape
 from stream_api.load.turns import Turns
 from stream_api.load.validator import Validator
 from stream_api.storage.keys import new_rejects_key
@@ -37,6 +38,7 @@ class Assembly:
     """What one attempt at a load is made of.
 
     :param store, pool: stay the caller's.
+    :param shape: of the table that the plan was set against.
     :param source: of the file.
     :param limits: of what is read.
     :param reject_limit: more rejections than this fail the load; `None` for any number.
@@ -52,6 +54,7 @@ class Assembly:
         manifest: Manifest,
         run: int,
         plan: Plan,
+        shape: str | None,
         source: Source,
         limits: Limits,
         reject_limit: RejectLimit | None,
@@ -70,12 +73,15 @@ class Assembly:
             read_again, open_range=source.open_again, make_cutter=self._make_cutter, run_in_thread=run_in_thread
         )
         self._sieve = Sieve(plan, read_again=again, parser=self._parser, judge=self._judge, run_in_thread=run_in_thread)
+        self._check = partial(check_shape, plan=plan, shape=shape)
         self.recorder = Recorder(
             self._upload_id,
             staging_name(self._upload_id) if plan.staged else plan.table,
             staged=plan.staged,
             limit=reject_limit,
             put=partial(_put_rejects, store, self._upload_id),
+            # What goes into staging is checked by the move.
+            check=_unchecked if plan.staged else self._check,
         )
         # Of all lanes.
         self._turns, self._order = Turns(), FileOrder()
@@ -107,6 +113,7 @@ class Assembly:
             sieve=self._sieve,
             recorder=self.recorder,
             get=self._store.get,
+            check=self._check,
         )
 
     def _way(self, connection: LaneConnection) -> Way:
@@ -116,6 +123,10 @@ class Assembly:
         if self.plan.conflict == "error":
             return Straight(claims, self.plan, sieve=self._sieve, turns=self._turns)
         return Merging(claims, self.plan, sieve=self._sieve, order=self._order)
+
+
+async def _unchecked(_: Connection) -> None:
+    pass
 
 
 async def _put_rejects(store: ObjectStore, upload_id: UUID, segment: int, packed: bytes) -> str:

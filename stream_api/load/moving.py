@@ -33,7 +33,7 @@ from stream_api.load.inserting import NO_LINE, Inserted, Source, insert_rows
 from stream_api.load.recorder import Recorder
 from stream_api.load.refusals import refusals
 from stream_api.load.rejects import Rejects
-from stream_api.load.replacing import empty
+from stream_api.load.replacing import check_referring, empty, speak_at_once
 from stream_api.load.sieve import Held, Sieve
 from stream_api.load.target import CannotSift, Target, look_at
 from stream_api.load.transacting import transaction
@@ -48,6 +48,9 @@ SELECT set_config('lock_timeout', '0', true) FROM (
 ) AS fence
 """
 
+#: More than the second after which an autovacuum makes room.
+_DROP_TIMEOUT: Final = "3s"
+
 
 class Mover:
     """Moves the rows of one load.
@@ -57,6 +60,7 @@ class Mover:
     :param sieve: finds the records of refused rows.
     :param recorder: keeps rejections, and judges their number.
     :param get: reads the object with a segment's rejections.
+    :param check: that the target is what the plan was made for; raises `Failure`.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Mover:
         sieve: Sieve,
         recorder: Recorder,
         get: Callable[[str], Awaitable[bytes]],
+        check: Callable[[LaneConnection], Awaitable[None]],
     ) -> None:
         self._upload_id = upload_id
         self._run = run
@@ -76,6 +81,7 @@ class Mover:
         self._sieve = sieve
         self._recorder = recorder
         self._get = get
+        self._check = check
 
     async def move(self, ledger: LaneConnection, target: LaneConnection, decoded_bytes: int | None) -> UploadRow:
         """Move all rows and complete the upload. Durable once it returns.
@@ -102,8 +108,23 @@ class Mover:
                 else:
                     await self._into_target(ledger, target, segments)
                 row = await complete(ledger, self._upload_id, self._run, decoded_bytes)
-                await ledger.execute(f"DROP TABLE {self._staging}")
+                await self._drop_staging(ledger)
         return row
+
+    async def _drop_staging(self, connection: LaneConnection) -> None:
+        """Drop the staging table; where somebody has been reading it for long (a dump does), the janitor will.
+
+        The lock on the target is not to wait for that.
+        """
+        savepoint = connection.transaction()
+        await savepoint.start()
+        try:
+            await connection.execute(f"SET LOCAL lock_timeout = '{_DROP_TIMEOUT}'; DROP TABLE {self._staging}")
+        except asyncpg.LockNotAvailableError:
+            log.info("load.staging_kept", table=self._staging)
+            await savepoint.rollback()
+        else:
+            await savepoint.commit()
 
     async def _checked(self, ledger: LaneConnection) -> list[CommittedSegment]:
         """The segments, if the staging table has the rows that they say."""
@@ -124,12 +145,16 @@ class Mover:
         with refusals(plan.table, connection):
             try:
                 target = await look_at(connection, plan)
+                await self._check(connection)
                 if plan.mode == "replace":
                     await empty(connection, plan, self._upload_id)
                 rows = sum(segment.rows_inserted for segment in segments)
-                if plan.conflict == "error" and await self._all_at_once(connection, rows):
-                    return
-                await self._by_segments(ledger, connection, target, segments)
+                if plan.conflict != "error" or not await self._all_at_once(connection, rows):
+                    await self._by_segments(ledger, connection, target, segments)
+                    if plan.mode == "replace":
+                        await check_referring(connection, plan)
+                # The lock that the rows have taken keeps it as it is from here on.
+                await self._check(connection)
             except CannotSift as exc:
                 raise Failure("table_denied", f"Rows cannot be moved into {plan.table}: {exc}") from exc
 
@@ -169,9 +194,11 @@ class Mover:
     ) -> None:
         """Move one segment after another, in the file's order, and let the ledger say what has become of each."""
         await create_holding(connection, self._plan, target.collations)
-        await connection.execute(
-            f"SET CONSTRAINTS ALL IMMEDIATE; CREATE INDEX ON {self._staging} (line); ANALYZE {self._staging}"
-        )
+        await connection.execute(f"CREATE INDEX ON {self._staging} (line); ANALYZE {self._staging}")
+        if self._plan.mode == "replace":
+            await speak_at_once(connection, self._plan)
+        else:
+            await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         failed = sum(segment.rows_failed for segment in segments)
         read = sum(segment.rows_read for segment in segments)
         for number, segment in enumerate(segments):

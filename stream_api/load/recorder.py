@@ -28,6 +28,7 @@ class Recorder:
     :param limit: more rejections than this fail the load; `None` for any number.
     :param put: stores an object for the rejections of a segment, of which there are many, and returns its key: a new
         one each time, so that what a transaction that was rolled back has stored is nobody's.
+    :param check: that the rows are where they were meant to go; raises `Failure`.
     """
 
     def __init__(
@@ -38,18 +39,21 @@ class Recorder:
         staged: bool = False,
         limit: RejectLimit | None,
         put: Callable[[int, bytes], Awaitable[str]],
+        check: Callable[[Connection], Awaitable[None]],
     ) -> None:
         self._upload_id = upload_id
         self._table = table
         self._staged = staged
         self._limit = limit
         self._put = put
+        self._check = check
 
     async def record(self, connection: Connection, figures: SegmentFigures, rejects: Rejects, header: bytes) -> None:
         """Complete the ledger row in the caller's transaction.
 
-        :raises Failure: `too_many_rejects`; those of the store and of `record_segment`.
+        :raises Failure: `too_many_rejects`; those of the check, of the store and of `record_segment`.
         """
+        await self._check(connection)
         kept = await self.keep(figures.number, rejects, header)
         if rejects and self._limit is not None:
             # After the object is stored: other lanes wait from here to the commit.

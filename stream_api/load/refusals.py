@@ -13,7 +13,8 @@ from stream_api.ledger.pool import Connection
 
 _UNDEFINED_TABLE: Final = "42P01"
 _INVALID_SCHEMA: Final = "3F000"
-_UNDEFINED_COLUMN: Final = "42703"
+#: An undefined column; a column of another type.
+_CHANGED: Final = frozenset({"42703", "42804"})
 _NO_PRIVILEGE: Final = "42501"
 #: Other refusals: a view or the like (42809), row-level security (0A000), a state in which it takes nothing (55000),
 #: and what else of class 42 triggers, defaults and policies can come to.
@@ -46,7 +47,7 @@ def _failure(exc: asyncpg.PostgresError, table: str, *, role: str) -> Failure | 
     if state in {_UNDEFINED_TABLE, _INVALID_SCHEMA}:
         detail = f"Rows cannot be put into {table}: {said}. Create what is missing, then retry."
         return Failure("table_missing", detail, table=table, sqlstate=state)
-    if state == _UNDEFINED_COLUMN:
+    if state in _CHANGED:
         detail = f"{table} has changed since this load began: {said}. Change it back, then retry."
         return Failure("plan_changed", detail, table=table, sqlstate=state)
     if state == _NO_PRIVILEGE:

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from stream_api.datasets.catalogue import read_shape
 from stream_api.datasets.plan import Plan
+from stream_api.errors import Failure
 from stream_api.ledger.pool import Connection
 
 # `key_name` and `key`: of the only index that can refuse a row, where an INSERT into the table does nothing but insert,
 # the index compares plain columns, and it is of the table itself (a partition's has another name).
 # `only_keys`: nothing can refuse a row that is there already under its key, in this form or another, but that key; no
-# trigger sees it, and no expression is computed of it. NOT NULL (contype n, since 18) is looked after by the plan.
+# trigger sees it, and no expression is computed of it; and keys that are equal are the same to the byte, which is what
+# an index can rest on when it puts duplicates together (support function 4: not so of numeric, citext or interval).
+# NOT NULL (contype n, since 18) is looked after by the plan.
 _LOOK: Final = """
 WITH tree AS (SELECT to_regclass($1)::oid AS oid UNION SELECT relid::oid FROM pg_partition_tree(to_regclass($1)))
 SELECT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '3') AS has_rules,
@@ -28,7 +32,16 @@ SELECT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '3') 
                             AND (indexprs IS NOT NULL OR indpred IS NOT NULL OR indisexclusion
                                  OR indnullsnotdistinct))
            AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid IN (SELECT oid FROM tree) AND indisunique
-                            GROUP BY indrelid HAVING count(*) > 1) AS only_keys,
+                            GROUP BY indrelid HAVING count(*) > 1)
+           AND NOT EXISTS (
+               SELECT FROM pg_index AS i CROSS JOIN generate_series(0, indnkeyatts - 1) AS k
+                      LEFT JOIN pg_attribute AS a ON a.attrelid = indrelid AND a.attnum = indkey[k]
+                      LEFT JOIN pg_opclass AS o ON o.oid = indclass[k]
+                      LEFT JOIN pg_collation AS n ON n.oid = indcollation[k]
+                WHERE indrelid IN (SELECT oid FROM tree) AND indisunique
+                  AND (indcollation[k] <> attcollation OR NOT coalesce(collisdeterministic, true)
+                       OR NOT EXISTS (SELECT FROM pg_amproc WHERE amprocfamily = opcfamily
+                                         AND amproclefttype = opcintype AND amprocnum = 4))) AS only_keys,
        ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attidentity = 'a') AS unsettable,
        ARRAY(SELECT ARRAY[attname::text, format('%I.%I', nspname, collname)]
                FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = atttypid AND typcollation <> attcollation
@@ -100,3 +113,16 @@ async def look_at(connection: Connection, plan: Plan) -> Target:
         key_name=found["key_name"],
         key=key if key.keys() <= set(plan.column_names) else {},
     )
+
+
+async def check_shape(connection: Connection, plan: Plan, shape: str | None) -> None:
+    """Check that the plan's table is still the one that the plan was set against, when the attempt began.
+
+    Whoever asks after rows went in, in their transaction, has it for certain: their lock keeps the table as it is.
+
+    :param shape: of then.
+    :raises Failure: `database_unavailable`: the next attempt looks at the table anew, and it is for that to say whether
+        the plan still fits it.
+    """
+    if await read_shape(connection, plan.table) != shape:
+        raise Failure("database_unavailable", f"{plan.table} has just changed. It is looked at anew.")

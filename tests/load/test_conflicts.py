@@ -153,6 +153,19 @@ async def test_a_key_with_null_is_nobody_elses(loading: Loading) -> None:
     assert await loading.fetch("SELECT v FROM webhook_events WHERE a = 1 AND b = 1") == [("q",)]
 
 
+@pytest.mark.parametrize("segment_bytes", [1, 200_000])
+@pytest.mark.parametrize(("type_name", "first", "last"), [("numeric", "1.0", "1.00"), ("interval", "1 mon", "30 days")])
+async def test_equal_keys_that_look_different(
+    loading: Loading, segment_bytes: int, type_name: str, first: str, last: str
+) -> None:
+    """The key stays as the first row has it, wherever the file is cut."""
+    await loading.execute(f"DROP TABLE webhook_events; CREATE TABLE webhook_events (id {type_name} PRIMARY KEY, v int)")
+    data = f"id,v\n{first},1\n{last},2\n".encode()
+    row = await load(loading, data, options=UPDATE, segment_bytes=segment_bytes)
+    assert figures(row) == (1, 1, 0, {})
+    assert await loading.fetch("SELECT id::text, v FROM webhook_events") == [(first, 2)]
+
+
 async def test_other_constraints_reject_their_rows(loading: Loading) -> None:
     """Another unique index is no conflict; the records come from the file."""
     await loading.execute("ALTER TABLE webhook_events ADD UNIQUE (event_type), ADD CHECK (amount < 1000)")

@@ -1,0 +1,73 @@
+"""Tables that change while a load is under way: no row goes into a column that the plan was not made for."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from stream_api.config import Settings
+from stream_api.ledger.segments import claim_segment
+from stream_api.options import Options
+from tests.load.conftest import open_loading
+from tests.support.settings import change
+
+#: Whose binary forms look alike, which COPY cannot tell; what an assignment would cast; what it would not.
+RETYPED = [
+    ("int", "date USING '2020-01-01'"),
+    ("bigint", "double precision"),
+    ("numeric(9,2)", "int"),
+    ("text", "bytea USING v::bytea"),
+]
+CHANGES = [
+    *((was, f"ALTER v TYPE {now}") for was, now in RETYPED),
+    ("int", "ADD w int NOT NULL DEFAULT 1; ALTER TABLE webhook_events ALTER w DROP DEFAULT"),
+    ("int", "DROP v"),
+]
+WAYS = {
+    "append": Options(),
+    "update": Options(conflict="update"),
+    "atomic": Options(mode="atomic"),
+    "replace": Options(mode="replace", conflict="skip"),
+}
+FILE = b"id,v\n" + b"".join(f"{number},{number}\n".encode() for number in range(1000, 1300))
+
+
+@pytest.mark.parametrize(("was", "changed"), CHANGES)
+@pytest.mark.parametrize("way", WAYS)
+async def test_it_fails(settings: Settings, monkeypatch: pytest.MonkeyPatch, way: str, was: str, changed: str) -> None:
+    async with open_loading(change(settings, lanes=1)) as loading:
+        await loading.execute(
+            f"DROP TABLE webhook_events; CREATE TABLE webhook_events (id int PRIMARY KEY, v {was}); "
+            "INSERT INTO webhook_events (id) VALUES (1)"
+        )
+        done = list[int]()
+
+        async def changing(connection: asyncpg.Connection, *rest: object) -> bool:
+            done.append(1)
+            if len(done) == 20:
+                await loading.execute(f"ALTER TABLE webhook_events {changed}")
+            return await claim_segment(connection, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("stream_api.load.claiming.claim_segment", changing)
+        manifest = await loading.stored(FILE, segment_bytes=100, options=WAYS[way])
+        row = await loading.load(manifest)
+        assert row.error is not None
+        assert (row.state, row.error["code"]) == ("failed", "plan_changed")
+        assert row.rows_read == row.rows_inserted + row.rows_staged
+        assert (row.rows_failed, await loading.count()) == (0, row.rows_inserted + 1)
+
+
+async def test_what_does_not_concern_the_plan_is_no_matter(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_loading(change(settings, lanes=1)) as loading:
+        await loading.execute("DROP TABLE webhook_events; CREATE TABLE webhook_events (id int PRIMARY KEY, v int)")
+        done = list[int]()
+
+        async def changing(connection: asyncpg.Connection, *rest: object) -> bool:
+            done.append(1)
+            if len(done) == 20:
+                await loading.execute("ALTER TABLE webhook_events ADD w text DEFAULT 'w'")
+            return await claim_segment(connection, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("stream_api.load.claiming.claim_segment", changing)
+        row = await loading.load(await loading.stored(FILE, segment_bytes=100))
+        assert (row.state, row.rows_inserted, await loading.count()) == ("completed", 300, 300)
