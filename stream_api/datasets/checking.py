@@ -19,6 +19,8 @@ from stream_api.datasets.settling import bound
 #: Where it stands within the dataset, and what it is, as a sentence without its beginning.
 Problem = tuple[Path, str]
 
+#: Of a format that a message shows.
+_SHOWN_CHARACTERS: Final = 80
 _NOTHING_SAID: Final = ColumnRules()
 _EPOCH: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
 _ISO: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*|[0-9]{1,2}:[0-9]{2}.*")
@@ -27,9 +29,10 @@ _ISO: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*|[0-9]{1,2}:[0-9]{2}.*")
 def check_dataset(dataset: Dataset) -> Iterator[Problem]:
     """The problems of a dataset whose keys have values of the right types."""
     seen: dict[str, int] = {}
+    ignored = {each.strip().casefold() for each in names(dataset.ignore)}
     for number, name in enumerate(dataset.fields):
         folded = name.strip().casefold()
-        if folded in seen and folded not in {each.strip().casefold() for each in names(dataset.ignore)}:
+        if folded in seen and folded not in ignored:
             yield ("fields", number), f"{name!r} is there twice"
         seen[folded] = number
     for number, name in enumerate(dataset.key):
@@ -102,9 +105,9 @@ def _format_problems(said: ColumnRules) -> Iterator[Problem]:
             yield path, f"{text!r} is there twice"
         elif text not in EPOCHS and text != ISO:
             try:
-                parse_format(text)
+                matches(parse_format(text).pattern, "")
             except ValueError as exc:
-                yield path, f"{text!r}: {exc}"
+                yield path, f"{text[:_SHOWN_CHARACTERS]!r}: {exc}"
     if said.day_first and formats:
         yield ("day_first",), "formats say already where the day stands"
     if (said.decimal != "." or said.thousands) and (formats or said.day_first):

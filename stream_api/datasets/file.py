@@ -93,11 +93,16 @@ def parse_datasets(text: str, name: str) -> Datasets:
     """
     text = text.replace("\r\n", "\n")
     try:
-        content = tomllib.loads(text)
+        content = _plain(tomllib.loads(text))
     except tomllib.TOMLDecodeError as exc:
         raise DatasetsInvalid([_syntax_error(str(exc), text, name)]) from exc
+    except RecursionError as exc:
+        raise DatasetsInvalid([f"{name}: tables or arrays are nested too deep"]) from exc
+    except ValueError as exc:
+        # Python reads no number of thousands of digits.
+        raise DatasetsInvalid([f"{name}: {exc}"]) from exc
     problems = _Problems()
-    datasets = _read(_plain(content), problems)
+    datasets = _read(content, problems)
     if problems.found:
         places = find_places(text)
         found = sorted((_place(places, path), message) for path, message in problems.found)
@@ -183,6 +188,11 @@ def _converted(
         except msgspec.ValidationError as exc:
             within, message = _type_error(str(exc), types[key])
             problems.add((*path, key, *within), message)
+            continue
+        each = value if isinstance(value, list) else [value]
+        if any(isinstance(text, str) and "\0" in text for text in each):
+            problems.add((*path, key), "has a NUL character, which PostgreSQL cannot store")
+            del values[key]
     return values
 
 
@@ -203,13 +213,18 @@ def _in_words(found: re.Match[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Dates and times as their text: no rule has them otherwise."""
+    """Dates and times as their text: no rule has them otherwise.
+
+    :raises ValueError: of a number that cannot be written as a text.
+    """
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
     if isinstance(value, datetime | date | time):
         return value.isoformat()
+    if isinstance(value, int):
+        str(value)  # written as 0xf…f it can have more digits than Python makes a text of
     return value
 
 

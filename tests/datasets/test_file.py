@@ -139,6 +139,9 @@ pattern = "[a-z"
         ('formats = ["%d", "%d"]', "datasets.d.columns.c.formats[1]: '%d' is there twice"),
         ('formats = "%Y %y"', "datasets.d.columns.c.formats: '%Y %y': it says the year twice"),
         ('formats = "%H %p"', "datasets.d.columns.c.formats: '%H %p': %I and %p belong together"),
+        (f'formats = "%Y%m%d{"x" * 1_000_000}"', "datasets.d.columns.c.formats: '%Y%m%dxxx"),
+        (r'constant = "a\u0000"', "datasets.d.columns.c.constant: has a NUL character"),
+        (r'null = ["", "\u0000"]', "datasets.d.columns.c.null: has a NUL character"),
         ('formats = "today"', "datasets.d.columns.c.formats: 'today': it has no directive"),
         ('formats = "%Y"\nday_first = true', "datasets.d.columns.c.day_first: formats say already"),
         ('formats = "%Y"\ndecimal = ","', "datasets.d.columns.c.decimal: is for numbers"),
@@ -184,6 +187,20 @@ def test_what_contradicts_itself(rules: str, message: str) -> None:
 def test_what_is_of_the_wrong_kind(text: str, message: str) -> None:
     (found,) = problems(text)
     assert found.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text", ["x=" + "[" * 5000 + "]" * 5000, "x=" + "{a=" * 3000 + "1" + "}" * 3000, ".".join("a" * 3000) + "=1"],
+    ids=["arrays", "tables", "keys"],
+)  # fmt: skip
+def test_a_file_that_is_nested_too_deep(text: str) -> None:
+    assert problems(text) == ["d.toml: tables or arrays are nested too deep"]
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 5000])
+def test_a_number_of_thousands_of_digits(number: str) -> None:
+    (found,) = problems(f'[datasets.d]\ntable = "t"\ncolumns.c.constant = {number}')
+    assert "integer" in found.lower()
 
 
 def _array(items: list[str]) -> str:
