@@ -17,6 +17,8 @@ ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 #: section 3.1.2).
 _SKIPPABLE: Final = frozenset(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16))
 _MAGIC_BYTES: Final = 4
+#: What a decoder is given first: the longest header of a zstd frame has 18 bytes (RFC 8878, section 3.1.1.1).
+_FIRST_BYTES: Final = 512
 
 #: The longest window of zstd that is decoded: what a decoder has to keep. `zstd --ultra` and `--long` make larger ones.
 MAX_WINDOW_BYTES: Final = 32 * MIB
@@ -50,7 +52,7 @@ class _Decoder(Protocol):
     @property
     def unused_data(self) -> bytes: ...
 
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+    def decompress(self, data: bytes | memoryview, max_length: int) -> bytes: ...
 
 
 class _GzipMember:
@@ -68,7 +70,7 @@ class _GzipMember:
     def unused_data(self) -> bytes:
         return self._zlib.unused_data
 
-    def decompress(self, data: bytes, max_length: int) -> bytes:
+    def decompress(self, data: bytes | memoryview, max_length: int) -> bytes:
         rest = self._zlib.unconsumed_tail
         made = self._zlib.decompress(rest + data if rest else data, max_length)
         self.needs_input = len(made) < max_length
@@ -78,7 +80,8 @@ class _GzipMember:
 class Inflater:
     """Decodes a file: all its members or frames, one after another.
 
-    Fed with a piece, it is read until it gives nothing more. Holds the piece and the decoder's window.
+    Fed with a piece, it is read until it gives nothing more. Holds the piece and the decoder's window. What follows the
+    end of a member is copied with it, so that one gets little at first: they may be thousands, and empty.
 
     :param max_decoded_bytes: bound for what comes out.
     :param max_expansion: bound for what comes out against what went in, beyond the first 16 MiB.
@@ -91,15 +94,20 @@ class Inflater:
         self._max_decoded_bytes: Final = max_decoded_bytes
         self._max_expansion: Final = max_expansion
         self._decoder: _Decoder | None = None
-        self._decoders = 0
+        #: What was fed, and how much of it has gone into decoders.
         self._input = b""
+        self._at = 0
+        self._take_bytes = _FIRST_BYTES
+        #: Members or frames that have begun.
+        self.members = 0
         #: Bytes that went in, and that came out.
         self.fed_bytes = 0
         self.decoded_bytes = 0
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of the file, once `read` has given nothing."""
-        self._input += data
+        self._input = self._input[self._at :] + data
+        self._at = 0
         self.fed_bytes += len(data)
 
     def read(self, max_bytes: int) -> bytes:
@@ -108,24 +116,25 @@ class Inflater:
         :raises Failure: `compression_invalid`, `compression_window`, `expansion_too_large`.
         """
         while self._decoder is not None or self._begin():
-            decoder, data = self._decoder, self._input
+            decoder = self._decoder
             assert decoder is not None  # noqa: S101 (`_begin` has made one)
+            data = memoryview(self._input)[self._at : self._at + self._take_bytes] if decoder.needs_input else b""
             if not data and decoder.needs_input:
                 break  # zstd takes a decoder that is asked in vain, time and again, for damaged data
-            self._input = b""
+            self._at += len(data)
+            self._take_bytes = len(self._input)
             try:
                 made = decoder.decompress(data, max_bytes)
             except (zlib.error, zstd.ZstdError) as exc:
                 raise self._damaged(f"it cannot be decoded ({exc})") from exc
-            needs_input = decoder.needs_input
             if decoder.eof:
-                self._input, self._decoder, needs_input = decoder.unused_data, None, False
+                # All of it is of this piece: a decoder that wants more has used up what it had.
+                self._at -= len(decoder.unused_data)
+                self._decoder = None
             if made:
                 self.decoded_bytes += len(made)
                 self._check_size()
                 return made
-            if needs_input:
-                break
         return b""
 
     def finish(self) -> None:
@@ -133,7 +142,8 @@ class Inflater:
 
         :raises Failure: `compression_truncated`.
         """
-        if self._decoder is not None or self._padded(self._input):
+        self._pass_padding()
+        if self._decoder is not None or self._at < len(self._input):
             detail = (
                 f"The file is compressed by {self._compression} and ends before the end of its stream, after "
                 f"{self.fed_bytes} bytes: a part of it is missing. Compress it again and upload it anew."
@@ -142,7 +152,8 @@ class Inflater:
 
     def _begin(self) -> bool:
         """Begin a member or frame; whether there is one to begin, and enough of it."""
-        self._input = data = self._padded(self._input)
+        self._pass_padding()
+        data = self._input[self._at : self._at + _FIRST_BYTES]
         if self._compression == "gzip":
             if len(data) < len(GZIP_MAGIC):
                 return False
@@ -164,12 +175,15 @@ class Inflater:
                 )
                 raise Failure("compression_window", detail, windowBytes=window, limitBytes=MAX_WINDOW_BYTES)
             self._decoder = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
-        self._decoders += 1
+        self.members += 1
+        self._take_bytes = _FIRST_BYTES
         return True
 
-    def _padded(self, data: bytes) -> bytes:
-        """Without the NULs that may follow a gzip stream on tapes, and that gzip itself passes over."""
-        return data.lstrip(b"\0") if self._compression == "gzip" and self._decoders else data
+    def _pass_padding(self) -> None:
+        """Pass over the NULs that may follow a gzip stream on tapes, as gzip itself does."""
+        padded = self._compression == "gzip" and self._decoder is None and self.members
+        if padded and self._input[self._at : self._at + 1] == b"\0":
+            self._at = len(self._input) - len(self._input[self._at :].lstrip(b"\0"))
 
     def _check_size(self) -> None:
         limit = self._max_decoded_bytes

@@ -16,6 +16,10 @@ from stream_api.dialects.dialect import Compression, Dialect, Encoding, Escape, 
 HEAD_BYTES: Final = 32 * 1024
 #: zstd gives nothing before it has a whole block, of 128 KiB at most (RFC 8878, section 3.1.1.2.4), and headers.
 _ZSTD_HEAD_BYTES: Final = 129 * 1024
+#: So much of a compressed beginning is decoded at a time, until so many members have begun: each costs its decoder, and
+#: the event loop waits.
+_FED_BYTES: Final = 1024
+_MOST_MEMBERS: Final = 500
 #: In so much of it UTF-16 without a mark shows, if so large a share of every other byte is zero.
 _SAMPLE_BYTES: Final = 200
 _MOSTLY: Final = 0.8
@@ -113,10 +117,13 @@ def detect_in(beginning: Beginning, given: Given) -> Dialect:
 def _decoded(head: bytes, compression: Compression) -> bytes:
     """The beginning of the decoded data."""
     inflater = Inflater(compression)
-    inflater.feed(head)
     decoded = b""
-    while len(decoded) < HEAD_BYTES and (piece := inflater.read(HEAD_BYTES - len(decoded))):
-        decoded += piece
+    for start in range(0, len(head), _FED_BYTES):
+        inflater.feed(head[start : start + _FED_BYTES])
+        while len(decoded) < HEAD_BYTES and (piece := inflater.read(HEAD_BYTES - len(decoded))):
+            decoded += piece
+        if len(decoded) == HEAD_BYTES or inflater.members > _MOST_MEMBERS:
+            break
     return decoded
 
 

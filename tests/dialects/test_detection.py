@@ -11,7 +11,7 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_api.dialects.detection import HEAD_BYTES, detect
+from stream_api.dialects.detection import HEAD_BYTES, detect, head_bytes
 from stream_api.dialects.dialect import Dialect, Given
 from stream_api.errors import Failure
 
@@ -164,3 +164,14 @@ def test_it_takes_little_time(data: bytes) -> None:
     began = time.process_time()
     detect(data[:HEAD_BYTES], whole=False, given=Given())
     assert time.process_time() - began < 0.1
+
+
+@pytest.mark.parametrize("nothing", [b"\x50\x2a\x4d\x18" + bytes(4), zstd.compress(b"")], ids=["skippable", "empty"])
+def test_a_beginning_of_nothing_but_frames_without_data_takes_little_time(nothing: bytes) -> None:
+    head = nothing * (head_bytes(nothing) // len(nothing))
+    began = time.process_time()
+    assert detect(head, whole=False, given=Given()) == Dialect(compression="zstd")
+    # Each frame of them would have taken some half a second.
+    assert time.process_time() - began < 0.2
+    few = nothing * 400 + zstd.compress(b"a;b\n1;2\n")
+    assert detect(few, whole=True, given=Given()) == Dialect(delimiter=";", compression="zstd")
