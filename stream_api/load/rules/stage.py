@@ -16,6 +16,8 @@ from stream_api.load.rules.faults import Fault, Found
 
 #: The stubs of Arrow's functions know too little.
 pc: Final[Any] = pyarrow.compute
+#: Characters of a rule that a reason shows: each rejected row has it.
+_SHOWN_CHARACTERS: Final = 300
 #: Allowed values that a reason names.
 _SHOWN_VALUES: Final = 10
 
@@ -37,7 +39,9 @@ class AppliedRules:
         self._values = None if rules.values is None else pa.array(rules.values, pa.string())
         self._missing = Fault("missing_value", "The dataset requires a value here")
         self._not_allowed = Fault("not_allowed", f"The value is none of those allowed: {_shown(rules.values or ())}")
-        self._mismatch = Fault("pattern_mismatch", f"The value does not match the pattern {rules.pattern}")
+        self._mismatch = Fault(
+            "pattern_mismatch", f"The value does not match the pattern {_short(rules.pattern or '')}"
+        )
         self.out_of_range = Fault("out_of_range", f"The value is out of range: {self.range}")
 
     def check(self, values: pa.StringArray, typed: Typed) -> Iterator[Found]:
@@ -72,4 +76,8 @@ def _valid(values: pa.StringArray) -> Bools:
 
 def _shown(values: tuple[str, ...]) -> str:
     more = ", …" if len(values) > _SHOWN_VALUES else ""
-    return ", ".join(values[:_SHOWN_VALUES]) + more
+    return _short(", ".join(map(_short, values[:_SHOWN_VALUES]))) + more
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

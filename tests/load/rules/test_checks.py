@@ -66,3 +66,11 @@ def test_reasons_name_the_rule_and_not_too_much_of_it() -> None:
 
 def test_a_column_without_rules_has_no_stage() -> None:
     assert column_rules(PlanColumn(name="c", source="c", kind="text", type="text", position=0)) is None
+
+
+def test_a_reason_stays_a_line_however_long_the_rule_is() -> None:
+    rules = Rules(values=("v" * 100_000, "w" * 100_000), pattern="|".join(map(str, range(1000))))
+    of, texts = column(rules), pa.array(["x"], pa.string())
+    reasons = [each.fault.reason for each in AppliedRules(of).check(texts, column_reader(of, encoding="UTF8")(texts))]
+    assert len(reasons) == 2
+    assert all(len(reason) < 400 for reason in reasons)
