@@ -26,7 +26,7 @@ _TOGETHER: Final = 32
 #: Of so many rows those that went in are noted, at some 60 bytes each in the server, to tell the duplicates by them.
 _NOTED: Final = 200_000
 #: How often rows are tried again that refer to rows of the same table: each time in the other order.
-_ROUNDS: Final = 10
+ROUNDS: Final = 10
 #: Past the last line of any file.
 NO_LINE: Final = 2**62
 
@@ -48,7 +48,7 @@ BEGIN
             IF NOT {about_a_row} THEN RAISE; END IF;
         END;
     END IF;
-    IF NOT _done THEN
+    IF NOT _done AND NOT {again} THEN
         {index}
         FOR _first, _next, _count IN
             SELECT line, lead(line, 1, {next}::bigint) OVER (ORDER BY line), least({together}, total - n + 1)
@@ -72,10 +72,12 @@ BEGIN
                 END LOOP;
             END;
         END LOOP;
+    END IF;
+    IF NOT _done THEN
         FOR _round IN 1 .. {rounds} LOOP
             _on := false;
             FOR _row IN SELECT r.* FROM {source} AS r JOIN {refused} AS e USING (line)
-                        WHERE e.state = '23503' {alone}
+                        WHERE e.state = '23503' AND r.line >= {first} AND r.line < {next} {alone}
                         ORDER BY CASE _round % 2 WHEN 0 THEN line ELSE -line END LOOP
                 BEGIN
                     {insert_again}
@@ -164,7 +166,7 @@ _DIAGNOSE: Final = """
 """
 _RESULT: Final = f"""
 SELECT current_setting('stream_api.inserted')::bigint AS inserted, current_setting('stream_api.updated')::bigint
-       AS updated, (SELECT count(*) FROM {REFUSED}) AS refused
+       AS updated, (SELECT count(*) FROM {REFUSED} WHERE line >= $1 AND line < $2) AS refused
 """  # noqa: S608 (a constant of this package)
 
 
@@ -192,6 +194,10 @@ class Inserted:
     updated: int
     refused: int
 
+    def and_then(self, again: Inserted) -> Inserted:
+        """With what became of those that were refused, when they were tried again."""
+        return Inserted(self.inserted + again.inserted, self.updated + again.updated, again.refused)
+
 
 async def insert_rows(
     connection: asyncpg.Connection, plan: Plan, target: Target, source: Source, *, whole: bool
@@ -203,13 +209,26 @@ async def insert_rows(
     :param whole: try all rows at once first: nothing is known against them, but that some may be duplicates.
     :raises asyncpg.PostgresError: what is no row's fault.
     """
-    await connection.execute(_statement(plan, target, source, whole=whole))
-    row = await connection.fetchrow(_RESULT)
+    return await _inserted(connection, source, _statement(plan, target, source, whole=whole))
+
+
+async def insert_again(connection: asyncpg.Connection, plan: Plan, target: Target, source: Source) -> Inserted:
+    """Try rows again that were refused for what they refer to, now that rows of other places have gone in.
+
+    :returns: of those alone; and what is still refused of the source.
+    :raises asyncpg.PostgresError: what is no row's fault.
+    """
+    return await _inserted(connection, source, _statement(plan, target, source, whole=False, again=True))
+
+
+async def _inserted(connection: asyncpg.Connection, source: Source, statement: str) -> Inserted:
+    await connection.execute(statement)
+    row = await connection.fetchrow(_RESULT, source.first, source.next)
     assert row is not None  # noqa: S101 (three values are always one row)
     return Inserted(row["inserted"], row["updated"], row["refused"])
 
 
-def _statement(plan: Plan, target: Target, source: Source, *, whole: bool) -> str:
+def _statement(plan: Plan, target: Target, source: Source, *, whole: bool, again: bool = False) -> str:
     names = plan.column_names
     places = [names.index(name) for name in plan.key]
     parts = {
@@ -230,12 +249,12 @@ def _statement(plan: Plan, target: Target, source: Source, *, whole: bool) -> st
     }
     # Whether a trigger drops a row, nobody can tell of several.
     by_one = plan.conflict == "update" and target.before_row
-    again = parts
+    plainly = parts
     if plan.conflict == "error":
-        parts = again | _known_duplicates(plan, target, again, source.rows)
+        parts = plainly | _known_duplicates(plan, target, plainly, source.rows)
     else:
-        parts |= _conflicts(plan, target, source, places)
-        again = parts
+        parts |= _conflicts(plan, target, source, places, anywhere=again)
+        plainly = parts
     insert_some = _INSERT_SOME.format(**parts)
     statement = _STATEMENT.format(
         **{"insert_whole": insert_some} | parts,
@@ -243,12 +262,13 @@ def _statement(plan: Plan, target: Target, source: Source, *, whole: bool) -> st
         next=source.next,
         rows=source.rows,
         whole=str(whole and not by_one).lower(),
+        again=str(again).lower(),
         together=1 if by_one else _TOGETHER,
         index=source.index,
-        rounds=_ROUNDS if target.refers_to_itself else 0,
+        rounds=ROUNDS if target.refers_to_itself else 0,
         insert_some=insert_some,
         insert_one=_INSERT_ONE.format(**parts),
-        insert_again=_INSERT_ONE.format(**again),
+        insert_again=_INSERT_ONE.format(**plainly),
         diagnose=_DIAGNOSE.format(**parts),
     )
     return f"DO {_literal(statement)}"
@@ -277,12 +297,15 @@ def _known_duplicates(plan: Plan, target: Target, parts: dict[str, str], rows: i
     return known
 
 
-def _conflicts(plan: Plan, target: Target, source: Source, places: list[int]) -> dict[str, str]:
-    """What of the statement is different where rows may have the key of another."""
+def _conflicts(plan: Plan, target: Target, source: Source, places: list[int], *, anywhere: bool) -> dict[str, str]:
+    """What of the statement is different where rows may have the key of another.
+
+    :param anywhere: rows of all places have been in already.
+    """
     key = ", ".join(map(quote_identifier, plan.key))
     # Tried again is only what no other row of these has the key of: its place in the order is lost.
     same = " AND ".join(f"o.c{place} = r.c{place}" for place in places)
-    within = f"o.line >= {source.first} AND o.line < {source.next} AND o.line <> r.line"
+    within = "o.line <> r.line" + ("" if anywhere else f" AND o.line >= {source.first} AND o.line < {source.next}")
     changed = {"alone": f"AND NOT EXISTS (SELECT FROM {source.table} AS o WHERE {within} AND {same})"}
     if plan.conflict == "skip":
         return changed | {"on_conflict": f"ON CONFLICT ({key}) DO NOTHING"}

@@ -29,7 +29,7 @@ from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.segments import CommittedSegment, SegmentFigures, committed_segments, kept_of, revise_segment
 from stream_api.ledger.staging import staging_lost, staging_name
 from stream_api.load.holding import REFUSED, column_names, create_holding
-from stream_api.load.inserting import NO_LINE, Inserted, Source, insert_rows
+from stream_api.load.inserting import NO_LINE, ROUNDS, Inserted, Source, insert_again, insert_rows
 from stream_api.load.recorder import Recorder
 from stream_api.load.refusals import refusals
 from stream_api.load.rejects import Rejects
@@ -201,26 +201,63 @@ class Mover:
             await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         failed = sum(segment.rows_failed for segment in segments)
         read = sum(segment.rows_read for segment in segments)
-        for number, segment in enumerate(segments):
-            next_line = segments[number + 1].first_line if number + 1 < len(segments) else NO_LINE
-            source = Source(self._staging, segment.rows_inserted, segment.first_line, next_line)
-            done = await insert_rows(connection, self._plan, target, source, whole=True)
+        lines = [*(segment.first_line for segment in segments[1:]), NO_LINE]
+        sources = [
+            Source(self._staging, segment.rows_inserted, segment.first_line, next_line)
+            for segment, next_line in zip(segments, lines, strict=True)
+        ]
+        number = 0
+        async for done in self._inserted(connection, target, sources):
+            segment, source = segments[number], sources[number]
+            number += 1
             if done.refused:
                 failed += done.refused
-                rejects = await self._rejects(ledger, connection, segment)
+                rejects = await self._rejects(ledger, connection, segment, source.next)
                 self._recorder.judge(read, failed, lost=rejects)
                 kept = await self._recorder.keep(segment.number, rejects)
                 await revise_segment(ledger, self._upload_id, _moved(segment, done, rejects), kept)
-                await connection.execute(f"TRUNCATE {REFUSED}")
             elif done.inserted != segment.rows_inserted:
                 await revise_segment(ledger, self._upload_id, _moved(segment, done), None)
 
-    async def _rejects(self, ledger: LaneConnection, connection: LaneConnection, segment: CommittedSegment) -> Rejects:
-        """What the target has refused of a segment, beside what was rejected before."""
+    async def _inserted(
+        self, connection: LaneConnection, target: Target, sources: list[Source]
+    ) -> AsyncIterator[Inserted]:
+        """What became of the rows of each source, in order; what is refused of one is in `REFUSED` when it comes."""
+        plan = self._plan
+        if not target.refers_to_itself:
+            for source in sources:
+                done = await insert_rows(connection, plan, target, source, whole=True)
+                yield done
+                if done.refused:
+                    await connection.execute(f"TRUNCATE {REFUSED}")
+            return
+        # What a row refers to may lie in any of them, most often in the next or in the one before.
+        found = [await insert_rows(connection, plan, target, source, whole=True) for source in sources]
+        places = list(range(len(sources)))
+        for _ in range(ROUNDS):
+            refused = sum(done.refused for done in found)
+            places.reverse()
+            for place in places:
+                if found[place].refused:
+                    again = await insert_again(connection, plan, target, sources[place])
+                    found[place] = found[place].and_then(again)
+            if refused == sum(done.refused for done in found):
+                break
+        for done in found:
+            yield done
+
+    async def _rejects(
+        self, ledger: LaneConnection, connection: LaneConnection, segment: CommittedSegment, next_line: int
+    ) -> Rejects:
+        """What the target has refused of a segment, beside what was rejected before.
+
+        :param next_line: on which the next segment begins.
+        """
         kept = await kept_of(ledger, self._upload_id, segment.number)
         packed = kept.rejects or (b"" if kept.rejects_key is None else await self._get(kept.rejects_key))
         before = Rejects(packed, segment.rejected)
         held = Held(segment.start, segment.end, segment.first_line, rejections=[before] if before else [])
+        held.next_line = next_line
         return await self._sieve.rejects(connection, held)
 
 

@@ -64,7 +64,7 @@ class Loaded:
 class Held:
     """A segment whose rows lie in a table of ours.
 
-    :param start, end, first_line: where it lies in the file.
+    :param start, end, first_line: where it lies in the file. :param next_line: on which the next one begins.
     :param read: its rows, those rejected before included.
     :param rows: of them those that lie in the table.
     :param rejections: those before, in the file's order.
@@ -78,6 +78,7 @@ class Held:
     rows: int = 0
     rejections: list[Rejects] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
+    next_line: int = NO_LINE
 
 
 class Sieve:
@@ -168,7 +169,7 @@ class Sieve:
         batches = segment.batches or await self._read_again(segment.start, segment.end, segment.first_line)
         segment.batches = []
         # A line may be without an end, but only the file's last.
-        ends = [*(batch.first_line for batch in batches[1:]), NO_LINE]
+        ends = [*(batch.first_line for batch in batches[1:]), segment.next_line]
         refused: list[Rejects] = []
         for end in ends:
             refused += await self._refused(connection, batches.pop(0), end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from stream_api.config import Settings
@@ -81,3 +82,27 @@ async def test_rows_that_a_policy_hides_are_not_left_behind(settings: Settings) 
         assert (row.state, row.error["code"]) == ("failed", "table_denied")
         assert "row-level security" in row.error["message"]
         assert await loading.count() == 10
+
+
+@pytest.mark.parametrize("options", [Options(mode="atomic"), Options(mode="replace"), Options(dry_run=True)])
+@pytest.mark.parametrize("conflict", ["error", "skip", "update"])
+@pytest.mark.parametrize("forwards", [False, True])
+async def test_a_bad_row_costs_no_row_that_refers_to_other_segments(
+    loading: Loading, options: Options, conflict: Conflict, forwards: bool
+) -> None:
+    await loading.execute(
+        "DROP TABLE webhook_events; "
+        "CREATE TABLE webhook_events (id int PRIMARY KEY, parent int REFERENCES webhook_events)"
+    )
+    chain = [f"{number},{number + 1}\n".encode() for number in range(300)] + [b"300,\n"]
+    if not forwards:
+        chain.reverse()
+    bad = [b"1000,999\n", b"1001,1000\n"]
+    rows = [*chain[:100], bad[1], *chain[100:200], bad[0], *chain[200:]]
+    options = msgspec.structs.replace(options, conflict=conflict)
+    manifest = await loading.stored(b"id,parent\n" + b"".join(rows), segment_bytes=200, options=options)
+    row = await loading.load(manifest)
+    assert (row.state, row.rows_inserted + row.rows_valid) == ("completed", 301)
+    assert row.rejected == {"foreign_key_violated": 2}
+    assert await loading.original(row.id) == b"id,parent\n" + bad[1] + bad[0]
+    assert await loading.count() == (0 if options.dry_run else 301)
