@@ -131,9 +131,12 @@ class Mover:
         segments = await committed_segments(ledger, self._upload_id)
         expected = sum(segment.rows_inserted for segment in segments)
         try:
-            found = await ledger.fetchval(f"SELECT count(*) FROM {self._staging}")  # noqa: S608 (of an id)
-        except asyncpg.UndefinedTableError as exc:
-            raise staging_lost("The staging table is no longer there.") from exc
+            columns = ", ".join(column_names(self._plan))
+            found = await ledger.fetchval(
+                f"SELECT count(*) FROM (SELECT {columns} FROM {self._staging}) AS staged"  # noqa: S608 (of an id)
+            )
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as exc:
+            raise staging_lost("The staging table is no longer there, or not what it was.") from exc
         if found != expected:
             raise staging_lost(f"The staging table has {found} rows where the ledger says {expected}.")
         return segments

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
 
 from stream_api.config import Settings
 from stream_api.ledger.expiry import Expiry
+from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.staging import staging_name
+from stream_api.load.moving import Mover
 from stream_api.load.staged import prepare_staging
 from stream_api.options import Conflict, Options
 from tests.load.conftest import HEADER, Loading, event, events, open_loading
@@ -106,3 +109,32 @@ async def test_a_bad_row_costs_no_row_that_refers_to_other_segments(
     assert row.rejected == {"foreign_key_violated": 2}
     assert await loading.original(row.id) == b"id,parent\n" + bad[1] + bad[0]
     assert await loading.count() == (0 if options.dry_run else 301)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "TRUNCATE {0}",
+        "DELETE FROM {0} WHERE line % 2 = 0",
+        "ALTER TABLE {0} DROP c1",
+        "ALTER TABLE {0} RENAME TO of_another",
+        "DROP TABLE {0}; CREATE TABLE {0} (c0 int, c1 text, line bigint)",
+    ],
+)
+async def test_somebody_lays_hands_on_the_staging_table(
+    loading: Loading, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """Before the move: the load begins anew."""
+    manifest = await loading.stored(events(range(100)), segment_bytes=1000, options=Options(mode="atomic"))
+    move, moves = Mover.move, list[int]()
+
+    async def harmed(self: Mover, *rest: Any) -> UploadRow:
+        moves.append(1)
+        if len(moves) == 1:
+            await loading.execute(harm.format(staging_name(manifest.upload_id)))
+        return await move(self, *rest)
+
+    monkeypatch.setattr(Mover, "move", harmed)
+    row = await loading.load(manifest)
+    assert (row.state, row.rows_inserted, await loading.count()) == ("completed", 100, 100)
+    assert len(moves) == 2
