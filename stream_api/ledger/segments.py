@@ -170,17 +170,18 @@ class Kept:
 NOTHING_KEPT: Final = Kept()
 
 
-async def count_rejected(connection: Connection, upload_id: UUID) -> tuple[int, int]:
+async def count_rejected(connection: Connection, upload_id: UUID, *, alone: bool) -> tuple[int, int]:
     """Rows read and rows rejected, summed over the committed segments.
 
-    Until the caller's transaction ends nobody else counts: what is decided by the sum holds when it commits. So this is
-    for the end of a transaction, when no lock is waited for any more.
+    :param alone: until the caller's transaction ends nobody else counts alone: what is decided by the sum holds when it
+        commits. So that is for the end of a transaction, when no lock is waited for any more.
 
     :raises Failure: `database_unavailable`, `database_refused`.
     """
     with translated(connection):
-        # A statement of its own: the sum has to see what was committed while this one waited.
-        await connection.execute(_COUNT_ALONE, str(upload_id), timeout=_STATEMENT_TIMEOUT_SECONDS)
+        if alone:
+            # A statement of its own: the sum has to see what was committed while this one waited.
+            await connection.execute(_COUNT_ALONE, str(upload_id), timeout=_STATEMENT_TIMEOUT_SECONDS)
         row = await connection.fetchrow(_COUNT, upload_id, timeout=_STATEMENT_TIMEOUT_SECONDS)
     assert row is not None  # noqa: S101 (an aggregate is always one row)
     return row["read"], row["failed"]

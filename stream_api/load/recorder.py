@@ -54,12 +54,21 @@ class Recorder:
         :raises Failure: `too_many_rejects`; those of the check, of the store and of `record_segment`.
         """
         await self._check(connection)
+        limited = rejects and self._limit is not None
+        if limited:
+            # A look ahead: what is too much as it is stores no object that nobody would name.
+            await self._judge_with(connection, figures, rejects, alone=False)
         kept = await self.keep(figures.number, rejects, header)
-        if rejects and self._limit is not None:
+        if limited:
             # After the object is stored: other lanes wait from here to the commit.
-            read, failed = await count_rejected(connection, self._upload_id)
-            self.judge(read + figures.rows_read, failed + figures.rows_failed, final=False, lost=rejects)
+            await self._judge_with(connection, figures, rejects, alone=True)
         await record_segment(connection, self._upload_id, figures, self._table, kept)
+
+    async def _judge_with(
+        self, connection: Connection, figures: SegmentFigures, rejects: Rejects, *, alone: bool
+    ) -> None:
+        read, failed = await count_rejected(connection, self._upload_id, alone=alone)
+        self.judge(read + figures.rows_read, failed + figures.rows_failed, final=False, lost=rejects)
 
     async def keep(self, number: int, rejects: Rejects, header: bytes = b"") -> Kept:
         """What the ledger row of a segment is to name, stored where it does not lie in the row itself.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import zlib
 from collections import Counter
 from uuid import UUID
@@ -292,13 +293,26 @@ async def test_too_many_rejections_fail_the_load(settings: Settings, max_rejects
         assert (row.state, row.rows_failed) == ("completed", 30)
 
 
+async def test_rejects_over_the_limit_are_not_stored(loading: Loading) -> None:
+    rng = random.Random(1)
+    data = HEADER + b"".join(event(number, id=rng.randbytes(40).hex()) for number in range(1000))
+    manifest = await loading.stored(data, max_rejects="999")
+    row = await loading.load(manifest)
+    assert row.error is not None
+    assert (row.state, row.error["code"]) == ("failed", "too_many_rejects")
+    assert await loading.keys() == [manifest.key]
+    # They are so many that they would lie in an object.
+    assert (await loading.load(await loading.stored(data, max_rejects="1000"))).state == "completed"
+    assert len(await loading.keys()) == 2
+
+
 async def test_lanes_count_one_after_another(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     data, _ = half_bad(40)
     counting = asyncio.Barrier(2)
 
-    async def count_together(connection: Connection, upload_id: UUID) -> tuple[int, int]:
+    async def count_together(connection: Connection, upload_id: UUID, *, alone: bool) -> tuple[int, int]:
         await counting.wait()
-        return await count_rejected(connection, upload_id)
+        return await count_rejected(connection, upload_id, alone=alone)
 
     monkeypatch.setattr(recorder, "count_rejected", count_together)
     async with open_loading(change(settings, lanes=2)) as loading:
