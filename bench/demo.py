@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import http.client
 import json
 import shutil
 import signal
@@ -28,11 +27,10 @@ from pydantic import SecretStr
 
 from bench.generate import Summary, generate, positive, share
 from bench.progress import Progress
+from bench.service import Service, ServiceFailed
 from stream_api.config import MIB, Settings
-from stream_api.dev.limits import MemoryLimit, memory_limit
-from stream_api.dev.ports import find_port
-from stream_api.dev.run import is_healthy
-from stream_api.dev.server import ServerFailed, spawn
+from stream_api.dev.limits import memory_limit
+from stream_api.dev.server import ServerFailed
 from stream_api.dev.stack import STORES, Stack
 from stream_api.ledger.migrate import migrate
 
@@ -55,97 +53,12 @@ class DemoFailed(Exception):
     """Something is not as it must be."""
 
 
-class Service:
-    """`stream-api serve` as a process of its own, with what it used.
-
-    :param stack: the servers that it talks to.
-    :param limit: what its memory is limited by.
-    """
-
-    def __init__(self, stack: Stack, limit: MemoryLimit) -> None:
-        self.port: Final = find_port()
-        self.log: Final = stack.folder / "service.log"
-        self.peak_rss_bytes: int | None = None
-        self.peak_group_bytes: int | None = None
-        self._limit: Final = limit
-        command = [*limit.prefix, sys.executable, "-m", "stream_api", "serve", f"--port={self.port}"]
-        environment = stack.environment() | {"STREAM_API_HOST": "127.0.0.1", "STREAM_API_LOG_FORMAT": "json"}
-        self._process = spawn(command, log=self.log, environment=environment, cgroups=limit.cgroups)
-
-    def wait_until_healthy(self) -> None:
-        """:raises DemoFailed: when it ends instead, or does not answer within a minute."""
-        deadline = time.monotonic() + 60
-        while not is_healthy(self.port):
-            self.sample()
-            if time.monotonic() > deadline:
-                msg = "the service did not answer within a minute"
-                raise DemoFailed(msg)
-            time.sleep(0.1)
-
-    def sample(self) -> None:
-        """Look at the memory that it has used at most so far.
-
-        :raises DemoFailed: when it has ended.
-        """
-        if self._process.poll() is not None:
-            code = self._process.returncode
-            why = " (killed: out of memory?)" if code == -signal.SIGKILL else ""
-            msg = f"the service ended with exit code {code}{why}"
-            raise DemoFailed(msg)
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8").splitlines():
-                if line.startswith("VmHWM:"):
-                    self.peak_rss_bytes = int(line.split()[1]) * 1024
-        self.peak_group_bytes = self._limit.peak_bytes(self._process.pid) or self.peak_group_bytes
-
-    def get(self, path: str) -> Any:
-        """The JSON of a GET request.
-
-        :raises DemoFailed: when it is not answered by 200.
-        """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as exc:
-            msg = f"GET {path}: {exc!r}"
-            raise DemoFailed(msg) from exc
-        finally:
-            connection.close()
-        if answer.status != http.HTTPStatus.OK:
-            msg = f"GET {path} was answered by {answer.status}: {body.decode(errors='replace')}"
-            raise DemoFailed(msg)
-        return json.loads(body)
-
-    def stop(self) -> None:
-        """End it as its operator would.
-
-        :raises DemoFailed: when it does not end in an orderly way.
-        """
-        if self._process.poll() is None:
-            self._process.terminate()
-        try:
-            code = self._process.wait(40)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        if code:
-            msg = f"the service ended with exit code {code}"
-            raise DemoFailed(msg)
-
-    def log_end(self) -> str:
-        """The last lines of its log."""
-        with contextlib.suppress(OSError):
-            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        return ""
-
-
 def run(rows: int, *, invalid: float, store: str, seed: int, result: dict[str, Any]) -> None:
     """Run the demo.
 
     :param result: gets the values of `KEYS` as they come to be known.
     :raises DemoFailed: when something is not as it must be.
+    :raises ServiceFailed: when the service does not run as it must.
     """
     with _temporary_folder() as folder:
         _say(f"starting PostgreSQL, Valkey and {store}")
@@ -158,7 +71,7 @@ def run(rows: int, *, invalid: float, store: str, seed: int, result: dict[str, A
             if limit.limit_bytes is not None:
                 result["memoryLimitMegabytes"] = limit.limit_bytes // MIB
             _say(f"memory limit of the service: {limit.description}")
-            service = Service(stack, limit)
+            service = Service(stack.folder / "service.log", stack.environment(), limit)
             try:
                 service.wait_until_healthy()
                 _upload(file, service, result)
@@ -167,7 +80,7 @@ def run(rows: int, *, invalid: float, store: str, seed: int, result: dict[str, A
                 service.sample()
             except BaseException:
                 _say(service.log_end())
-                with contextlib.suppress(DemoFailed):
+                with contextlib.suppress(ServiceFailed):
                     service.stop()
                 raise
             finally:
@@ -316,7 +229,7 @@ def main() -> int:
     result: dict[str, Any] = dict.fromkeys(KEYS)
     try:
         run(options.rows, invalid=options.invalid, store=options.store, seed=options.seed, result=result)
-    except (DemoFailed, ServerFailed) as exc:
+    except (DemoFailed, ServiceFailed, ServerFailed) as exc:
         _say(f"demo: {exc}")
         return 1
     except KeyboardInterrupt:

@@ -37,15 +37,23 @@ class MemoryLimit:
     prefix: list[str] = field(default_factory=list)
     _folder: Path | None = None
 
-    def peak_bytes(self, pid: int) -> int | None:
-        """The most that the process and its kernel buffers have used, as the control group counts it.
+    def group(self, pid: int) -> Path | None:
+        """The folder of the control group, with its figures.
 
-        :param pid: of the process, which must still be there.
+        :param pid: of a process in it, which must still be there.
         """
         folder = self._folder
         if folder is None and self.prefix:  # systemd made a group of its own.
             with contextlib.suppress(OSError):
                 folder = _ROOT / _groups(pid)[""].lstrip("/")
+        return folder
+
+    def peak_bytes(self, pid: int) -> int | None:
+        """The most that the process and its kernel buffers have used, as the control group counts it.
+
+        :param pid: of the process, which must still be there.
+        """
+        folder = self.group(pid)
         for name in ("memory.peak", "memory.max_usage_in_bytes"):
             with contextlib.suppress(OSError, TypeError, ValueError):
                 if folder is not None:

@@ -1,0 +1,187 @@
+"""Where the time goes: the processor's time of a load by process and by thread, its stages, and a flame graph."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from bench.frame import Chapter, Figure
+from bench.memory import LAUNCHER
+from bench.processes import CpuTime, cpu_of, cpu_of_threads
+from bench.runs import finish
+from bench.sizes import Sizes
+from bench.stand import File, Stand, say
+from bench.tables import EVENTS
+from stream_api.dev.server import spawn
+
+FLAMES: Final = "flames.svg"
+#: Samples a second of py-spy.
+_RATE: Final = 200
+_ATTACH_SECONDS: Final = 20.0
+#: What a frame belongs to, by its file; the innermost frame that belongs to something decides.
+_STAGES: Final = (
+    ("cut records", re.compile(r"load/(grammar|cutter|encodings)\.py")),
+    ("parse", re.compile(r"load/parser\.py")),
+    ("encode", re.compile(r"load/encoder\.py")),
+    ("ask Postgres about values", re.compile(r"load/(judge|turns)\.py")),
+    ("validate", re.compile(r"load/(validator|columns/\w+|pieces|refusals)\.py")),
+    ("send to Postgres", re.compile(r"(load/(feeder|transacting|violations|sieve)|ledger/\w+)\.py|asyncpg")),
+    (
+        "read from the store",
+        re.compile(r"(load/(reader|source)|storage/\w+)\.py|botocore|aiohttp/(client|http_parser)"),
+    ),
+    ("status and jobs", re.compile(r"(status/\w+|jobs/\w+|load/(reporting|recorder))\.py|bullmq|redis")),
+    ("HTTP", re.compile(r"stream_api/(http|upload)/\w+\.py|aiohttp/web")),
+    ("channels", re.compile(r"stream_api/flow/\w+\.py")),
+    ("the bench's ticker", re.compile(r"bench/\w+\.py")),
+    ("the event loop itself", re.compile(r"asyncio/|selectors\.py")),
+)
+
+
+class _NotAllowed(Exception):
+    """py-spy may not look; the message is its own."""
+
+
+async def measure(stand: Stand, sizes: Sizes) -> Chapter:
+    """The chapter."""
+    chapter = Chapter(name="profile", title="Where the time goes")
+    await stand.make_tables(EVENTS)
+    file = await stand.files.of(EVENTS, sizes.event_rows)
+    await _processes(stand, file, chapter)
+    program = _find("py-spy")
+    if program is None:
+        chapter.skipped.append("py-spy is not installed (pip install 'stream-api[bench]'): no stages, no flame graph")
+        return chapter
+    try:
+        stacks = await _record(stand, file, [program, "record", "--format", "raw"], "stacks.txt")
+        flames = await _record(stand, file, [program, "record", "--format", "flamegraph"], FLAMES)
+    except _NotAllowed as exc:
+        chapter.skipped.append(f"stages and flame graph, for py-spy says: {exc}")
+        return chapter
+    chapter.texts.append(_stages(await asyncio.to_thread(stacks.read_text)))
+    chapter.pictures.append(str(flames))
+    return chapter
+
+
+def _find(program: str) -> str | None:
+    beside = Path(sys.executable).with_name(program)
+    return str(beside) if beside.exists() else shutil.which(program)
+
+
+async def _processes(stand: Stand, file: File, chapter: Chapter) -> None:
+    """One load, and what every process has used for it."""
+    target = EVENTS.target(keyed=True)
+    await stand.empty(target)
+    async with stand.running(
+        {"target_table": target}, program=LAUNCHER, options=["--watch", str(stand.folder)]
+    ) as running:
+        pids = {"stream-api": running.service.pid, **stand.pids, "the bench": os.getpid()}
+        accepted = await running.client.upload(file.path)
+        before = {name: cpu_of(pid) for name, pid in pids.items()}
+        threads = cpu_of_threads(running.service.pid)
+        seconds = await finish(running, accepted, file.rows)
+        used = {name: cpu_of(pid) - before[name] for name, pid in pids.items()}
+        later = cpu_of_threads(running.service.pid)
+    by_thread = {name: cpu - threads.get(name, CpuTime()) for name, cpu in later.items()}
+    chapter.texts.append(
+        f"The processor's time of one load of {file.rows:,} rows, which took {seconds:.2f} s "
+        f"({os.cpu_count()} cores):\n\n" + _table("process", used, seconds)
+    )
+    chapter.texts.append("The threads of stream-api:\n\n" + _table("thread", by_thread, seconds))
+    for name, cpu in used.items():
+        chapter.figures.append(
+            Figure(
+                name=f"profile.{name.replace(' ', '_')}",
+                title=f"The processor's time for a million rows: {name}",
+                unit="s",
+                values=[cpu.total / file.rows * 1e6],
+                higher_is_better=False,
+            )
+        )
+
+
+def _table(what: str, used: dict[str, CpuTime], seconds: float) -> str:
+    lines = [f"| {what} | user | system | of one core |", "|---|---|---|---|"]
+    for name, cpu in sorted(used.items(), key=lambda each: -each[1].total):
+        if cpu.total:
+            lines.append(f"| {name} | {cpu.user:.2f} s | {cpu.system:.2f} s | {cpu.total / seconds:.0%} |")
+    return "\n".join(lines)
+
+
+async def _record(stand: Stand, file: File, command: list[str], name: str) -> Path:
+    """Record a load with py-spy.
+
+    :param name: of the file that it writes.
+    :raises _NotAllowed: where this machine does not let it look.
+    """
+    target, output, log = EVENTS.target(keyed=True), stand.folder / name, stand.folder / f"{name}.log"
+    await stand.empty(target)
+    async with stand.running({"target_table": target}) as running:
+        options = ["--pid", str(running.service.pid), "--rate", str(_RATE), "--threads", "--output", str(output)]
+        recorder = spawn([*command, *options], log=log)
+        try:
+            await _attached(log)
+            accepted = await running.client.upload(file.path)
+            await finish(running, accepted, file.rows)
+        finally:
+            recorder.send_signal(signal.SIGINT)
+            await asyncio.to_thread(recorder.wait)
+    say(f"  py-spy: {name}")
+    return output
+
+
+async def _attached(log: Path) -> None:
+    """Wait until py-spy says that it samples.
+
+    :raises _NotAllowed: when it says something else.
+    """
+    deadline = time.monotonic() + _ATTACH_SECONDS
+    while "Sampling process" not in (said := await asyncio.to_thread(log.read_text)):
+        if "Error" in said or time.monotonic() > deadline:
+            raise _NotAllowed(said.strip()[-300:] or "nothing")
+        await asyncio.sleep(0.1)
+
+
+def _stages(stacks: str) -> str:
+    """A table from py-spy's raw form: a stack, outermost frame first, and how often it was seen."""
+    seen = count_stages(stacks)
+    total = seen.total() or 1
+    lines = [f"| {stage} | {count / total:.1%} |" for stage, count in seen.most_common()]
+    return "\n".join(
+        [
+            f"Of {total} samples of threads at work ({_RATE} a second, the upload among them), by stage:",
+            "",
+            "| stage | share |",
+            "|---|---|",
+            *lines,
+        ]
+    )
+
+
+def count_stages(stacks: str) -> Counter[str]:
+    """How often each stage was seen.
+
+    :param stacks: py-spy's raw form: in each line a stack, outermost frame first, and how often it was seen.
+    """
+    seen: Counter[str] = Counter()
+    for line in stacks.splitlines():
+        stack, _, count = line.rpartition(" ")
+        if count.isdecimal():
+            seen[_stage_of(stack.split(";"))] += int(count)
+    return seen
+
+
+def _stage_of(frames: list[str]) -> str:
+    for frame in reversed(frames):
+        for stage, pattern in _STAGES:
+            if pattern.search(frame):
+                return stage
+    return "other"
