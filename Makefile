@@ -13,6 +13,8 @@ STORE ?= seaweedfs
 RUNS ?=
 SEED ?=
 VALUES ?= 100000
+# make bench, make bench-full: some of the parts, as ONLY=load,memory
+ONLY ?=
 # make dev
 PORT ?= 3002
 
@@ -23,10 +25,10 @@ MINIO_DIR := $(HOME)/.cache/stream-api/bin
 COMPILE := uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test chaos fuzz judge lint format dev demo minio lock
+.PHONY: help setup test chaos fuzz judge lint format dev demo bench bench-full minio lock
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 setup: $(STAMP)  ## make .venv from requirements.lock (nothing, when nothing changed)
 
@@ -69,6 +71,12 @@ dev: setup  ## the whole service on this machine, at PORT (3002), until Ctrl-C
 
 demo: setup  ## ROWS (1000000) rows through the service, INVALID (0) of them bad, on STORE (seaweedfs or minio)
 	@$(BIN)/python -m bench.demo --rows $(ROWS) --invalid $(INVALID) --store $(STORE)
+
+bench: setup  ## ten minutes: figures beside their references into bench/results; ONLY=load,upload,… for some parts
+	@$(BIN)/python -m bench --size quick --store $(STORE) $(if $(ONLY),--only $(ONLY))
+
+bench-full: setup  ## the same with large files, five times each: some two hours and 40 GB of disk
+	@$(BIN)/python -m bench --size full --store $(STORE) $(if $(ONLY),--only $(ONLY))
 
 minio: $(MINIO_DIR)/minio  ## build the MinIO server from source with Go (about 4 minutes, once)
 

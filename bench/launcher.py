@@ -67,6 +67,7 @@ async def _idle() -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    print("ready", flush=True)
     await stopped.wait()
 
 

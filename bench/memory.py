@@ -127,6 +127,19 @@ def _tell(stand: Stand, found: dict[str, list[Watched]], chapter: Chapter) -> No
                     goal=Goal(must=220, aim=160, of="value") if (name, stage) == ("1024", "load") else None,
                 )
             )
+        if all(run.group_peak for run in runs):
+            chapter.figures.append(
+                Figure(
+                    name=f"memory.{name}.group",
+                    title=f"Peak of the control group, {title}",
+                    unit="MB",
+                    values=[run.group_peak / MIB for run in runs],
+                    reference="the formula",
+                    reference_values=[planned / MIB] * len(runs),
+                    higher_is_better=False,
+                    note="with the kernel's buffers, without pages of files that other groups read first",
+                )
+            )
         first = runs[0]
         if name != "digits":
             xs, ys = [each.at for each in first.samples], [each.rss / MIB for each in first.samples]
@@ -168,7 +181,8 @@ def _groups(found: dict[str, list[Watched]]) -> str:
 def _channels(found: dict[str, list[Watched]]) -> str:
     lines = ["| file | channel | peak | bound | senders waited |", "|---|---|---|---|---|"]
     for name, runs in found.items():
-        for channel in runs[0].channels:
+        # The last channel holds segments, of which each counts as one.
+        for channel in runs[0].channels[:-1]:
             peak, bound = (f"{channel[key] / MIB:.2f} MB" for key in ("peak_bytes", "max_bytes"))
             lines.append(f"| {name} | {channel['name']} | {peak} | {bound} | {channel['blocked_seconds']:.1f} s |")
     return "\n".join(["What the load's channels held; who waits to send is not what is slow:", "", *lines])

@@ -44,6 +44,8 @@ def probe(url: URL, period_seconds: float, ended: Callable[[], bool]) -> Ticks:
             connection = None
         ticks.add(due, took)
         due += period_seconds
+    if connection is not None:
+        connection.close()
     return ticks
 
 
@@ -57,6 +59,7 @@ def main() -> None:
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, _frame: signals.append(got))
+    print("ready", flush=True)
     probe(options.url, options.period, lambda: bool(signals)).write(options.watch)
 
 

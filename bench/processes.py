@@ -126,6 +126,11 @@ class CpuTime:
         return CpuTime(self.user + other.user, self.system + other.system)
 
 
+def cpu_of_one(pid: int) -> CpuTime:
+    """What a process has used, without its children."""
+    return _cpu_in(Path(f"/proc/{pid}/stat"), children=False)
+
+
 def cpu_of(pid: int) -> CpuTime:
     """What a process has used, with its ended children and those that run, and theirs."""
     total = _cpu_in(Path(f"/proc/{pid}/stat"), children=True)

@@ -15,7 +15,7 @@ from typing import Final
 
 from bench.frame import Chapter, Figure
 from bench.memory import LAUNCHER
-from bench.processes import CpuTime, cpu_of, cpu_of_threads
+from bench.processes import CpuTime, cpu_of, cpu_of_one, cpu_of_threads
 from bench.runs import finish
 from bench.sizes import Sizes
 from bench.stand import File, Stand, say
@@ -83,12 +83,16 @@ async def _processes(stand: Stand, file: File, chapter: Chapter) -> None:
     async with stand.running(
         {"target_table": target}, program=LAUNCHER, options=["--watch", str(stand.folder)]
     ) as running:
-        pids = {"stream-api": running.service.pid, **stand.pids, "the bench": os.getpid()}
+        pids = {"stream-api": running.service.pid, **stand.pids}
+
+        def look() -> dict[str, CpuTime]:
+            # All the others are children of the bench.
+            return {**{name: cpu_of(pid) for name, pid in pids.items()}, "the bench": cpu_of_one(os.getpid())}
+
         accepted = await running.client.upload(file.path)
-        before = {name: cpu_of(pid) for name, pid in pids.items()}
-        threads = cpu_of_threads(running.service.pid)
+        before, threads = look(), cpu_of_threads(running.service.pid)
         seconds = await finish(running, accepted, file.rows)
-        used = {name: cpu_of(pid) - before[name] for name, pid in pids.items()}
+        used = {name: cpu - before[name] for name, cpu in look().items()}
         later = cpu_of_threads(running.service.pid)
     by_thread = {name: cpu - threads.get(name, CpuTime()) for name, cpu in later.items()}
     chapter.texts.append(

@@ -105,11 +105,12 @@ async def _delays(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
         curves.setdefault(_PSQL, []).append(statistics.median(theirs))
         for lanes, loads in found.items():
             rates = [each.rate for each in loads]
-            curves.setdefault(f"{lanes} lane{'s' if lanes != '1' else ''}", []).append(statistics.median(rates))
+            label = f"{lanes} lane{'' if lanes == '1' else 's'}"
+            curves.setdefault(label, []).append(statistics.median(rates))
             chapter.figures.append(
                 Figure(
                     name=f"scaling.delay_{delay_ms:g}.lanes_{lanes}",
-                    title=f"Load of {file.rows:,} rows, {lanes} lanes, {delay_ms:g} ms more to the database",
+                    title=f"Load of {file.rows:,} rows, {label}, {delay_ms:g} ms more to the database",
                     unit="rows/s",
                     values=rates,
                     reference=_PSQL + ", as far away",

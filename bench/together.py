@@ -31,6 +31,7 @@ from stream_api.dev.server import spawn
 
 _SHARES: Final = (0.5, 0.9, 0.99, 0.999, 1.0)
 _HEALTH: Final = "/healthz"
+_START_SECONDS: Final = 30.0
 
 
 async def measure(stand: Stand, sizes: Sizes) -> Chapter:
@@ -228,8 +229,10 @@ async def _idle(stand: Stand) -> AsyncIterator[Path]:
 
 @asynccontextmanager
 async def _process(command: list[str], log: Path) -> AsyncIterator[None]:
+    await asyncio.to_thread(log.unlink, missing_ok=True)
     process = spawn(command, log=log)
     try:
+        await _until_ready(log)
         yield
     finally:
         process.terminate()
@@ -237,6 +240,16 @@ async def _process(command: list[str], log: Path) -> AsyncIterator[None]:
     if code:
         msg = f"{' '.join(command[1:4])} ended with {code}: {await asyncio.to_thread(log.read_text)}"
         raise BenchFailed(msg)
+
+
+async def _until_ready(log: Path) -> None:
+    """Wait until a process of ours has said so: before, a signal would just end it."""
+    deadline = time.monotonic() + _START_SECONDS
+    while "ready" not in (said := await asyncio.to_thread(log.read_text)):
+        if time.monotonic() > deadline:
+            msg = f"{log.name}: not ready after {_START_SECONDS:.0f} s: {said}"
+            raise BenchFailed(msg)
+        await asyncio.sleep(0.02)
 
 
 async def _read(file: Path) -> Ticks:
