@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from bench.flames import Stacks, count_stages, draw_flames, read_stacks
 from bench.frame import Chapter, Figure
 from bench.memory import LAUNCHER
 from bench.processes import CpuTime, cpu_of, cpu_of_one, cpu_of_threads
@@ -26,24 +25,6 @@ FLAMES: Final = "flames.svg"
 #: Samples a second of py-spy.
 _RATE: Final = 200
 _ATTACH_SECONDS: Final = 20.0
-#: What a frame belongs to, by its file; the innermost frame that belongs to something decides.
-_STAGES: Final = (
-    ("cut records", re.compile(r"load/(grammar|cutter|encodings)\.py")),
-    ("parse", re.compile(r"load/parser\.py")),
-    ("encode", re.compile(r"load/encoder\.py")),
-    ("ask Postgres about values", re.compile(r"load/(judge|turns)\.py")),
-    ("validate", re.compile(r"load/(validator|columns/\w+|pieces|refusals)\.py")),
-    ("send to Postgres", re.compile(r"(load/(feeder|transacting|violations|sieve)|ledger/\w+)\.py|asyncpg")),
-    (
-        "read from the store",
-        re.compile(r"(load/(reader|source)|storage/\w+)\.py|botocore|aiohttp/(client|http_parser)"),
-    ),
-    ("status and jobs", re.compile(r"(status/\w+|jobs/\w+|load/(reporting|recorder))\.py|bullmq|redis")),
-    ("HTTP", re.compile(r"stream_api/(http|upload)/\w+\.py|aiohttp/web")),
-    ("channels", re.compile(r"stream_api/flow/\w+\.py")),
-    ("the bench's ticker", re.compile(r"bench/\w+\.py")),
-    ("the event loop itself", re.compile(r"asyncio/|selectors\.py")),
-)
 
 
 class _NotAllowed(Exception):
@@ -61,12 +42,14 @@ async def measure(stand: Stand, sizes: Sizes) -> Chapter:
         chapter.skipped.append("py-spy is not installed (pip install 'stream-api[bench]'): no stages, no flame graph")
         return chapter
     try:
-        stacks = await _record(stand, file, [program, "record", "--format", "raw"], "stacks.txt")
-        flames = await _record(stand, file, [program, "record", "--format", "flamegraph"], FLAMES)
+        stacks = read_stacks(await _record(stand, file, program))
     except _NotAllowed as exc:
         chapter.skipped.append(f"stages and flame graph, for py-spy says: {exc}")
         return chapter
-    chapter.texts.append(_stages(await asyncio.to_thread(stacks.read_text)))
+    chapter.texts.append(_stages(stacks))
+    flames = stand.folder / FLAMES
+    drawn = draw_flames(stacks, f"A load of {file.rows:,} rows: what its worker's threads were at")
+    await asyncio.to_thread(flames.write_text, drawn, encoding="utf-8")
     chapter.pictures.append(str(flames))
     return chapter
 
@@ -120,26 +103,26 @@ def _table(what: str, used: dict[str, CpuTime], seconds: float) -> str:
     return "\n".join(lines)
 
 
-async def _record(stand: Stand, file: File, command: list[str], name: str) -> Path:
-    """Record a load with py-spy.
+async def _record(stand: Stand, file: File, program: str) -> str:
+    """Record a load with py-spy, in its raw form: the process that loads has not taken in the file.
 
-    :param name: of the file that it writes.
     :raises _NotAllowed: where this machine does not let it look.
     """
-    target, output, log = EVENTS.target(keyed=True), stand.folder / name, stand.folder / f"{name}.log"
+    target, output, log = EVENTS.target(keyed=True), stand.folder / "stacks.txt", stand.folder / "py-spy.log"
     await stand.empty(target)
-    async with stand.running({"target_table": target}) as running:
-        options = ["--pid", str(running.service.pid), "--rate", str(_RATE), "--threads", "--output", str(output)]
-        recorder = spawn([*command, *options], log=log)
+    settings = {"target_table": target}
+    async with stand.running(settings, options=["--no-worker"]) as api, stand.running(settings) as worker:
+        options = ["--format", "raw", "--rate", str(_RATE), "--threads", "--output", str(output)]
+        recorder = spawn([program, "record", "--pid", str(worker.service.pid), *options], log=log)
         try:
             await _attached(log)
-            accepted = await running.client.upload(file.path)
-            await finish(running, accepted, file.rows)
+            accepted = await api.client.upload(file.path)
+            await finish(api, accepted, file.rows)
         finally:
             recorder.send_signal(signal.SIGINT)
             await asyncio.to_thread(recorder.wait)
-    say(f"  py-spy: {name}")
-    return output
+    say("  py-spy: recorded")
+    return await asyncio.to_thread(output.read_text)
 
 
 async def _attached(log: Path) -> None:
@@ -154,38 +137,16 @@ async def _attached(log: Path) -> None:
         await asyncio.sleep(0.1)
 
 
-def _stages(stacks: str) -> str:
-    """A table from py-spy's raw form: a stack, outermost frame first, and how often it was seen."""
+def _stages(stacks: Stacks) -> str:
     seen = count_stages(stacks)
     total = seen.total() or 1
     lines = [f"| {stage} | {count / total:.1%} |" for stage, count in seen.most_common()]
     return "\n".join(
         [
-            f"Of {total} samples of threads at work ({_RATE} a second, the upload among them), by stage:",
+            f"Of {total} samples of threads at work ({_RATE} a second), by stage:",
             "",
             "| stage | share |",
             "|---|---|",
             *lines,
         ]
     )
-
-
-def count_stages(stacks: str) -> Counter[str]:
-    """How often each stage was seen.
-
-    :param stacks: py-spy's raw form: in each line a stack, outermost frame first, and how often it was seen.
-    """
-    seen: Counter[str] = Counter()
-    for line in stacks.splitlines():
-        stack, _, count = line.rpartition(" ")
-        if count.isdecimal():
-            seen[_stage_of(stack.split(";"))] += int(count)
-    return seen
-
-
-def _stage_of(frames: list[str]) -> str:
-    for frame in reversed(frames):
-        for stage, pattern in _STAGES:
-            if pattern.search(frame):
-                return stage
-    return "other"

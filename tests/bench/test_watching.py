@@ -10,7 +10,6 @@ from aiohttp import web
 from yarl import URL
 
 from bench.prober import FAILED_SECONDS, probe
-from bench.profile import count_stages
 from bench.proxy import DelayProxy
 from bench.ticker import Ticks, ticking
 from stream_api.dev.ports import find_port
@@ -97,13 +96,3 @@ async def test_a_server_that_is_gone_is_a_closed_connection() -> None:
         writer.close()
         with suppress(ConnectionResetError):
             await writer.wait_closed()
-
-
-def test_stages_are_counted_by_the_innermost_frame_that_tells() -> None:
-    stacks = """\
-thread (1): MainThread;run (asyncio/runners.py:190);_copy (stream_api/load/feeder.py:10) 3
-thread (2): load_0;parse (stream_api/load/parser.py:20);count (stream_api/load/grammar.py:5) 4
-thread (2): load_0;run (concurrent/futures/thread.py:58) 1
-no count at all
-"""
-    assert count_stages(stacks) == {"send to Postgres": 3, "cut records": 4, "other": 1}
