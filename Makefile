@@ -75,7 +75,7 @@ demo: setup  ## ROWS (1000000) rows through the service, INVALID (0) of them bad
 bench: setup  ## ten minutes: figures beside their references into bench/results; ONLY=load,upload,… for some parts
 	@$(BIN)/python -m bench --size quick --store $(STORE) $(if $(ONLY),--only $(ONLY))
 
-bench-full: setup  ## the same with large files, five times each: some two hours and 40 GB of disk
+bench-full: setup  ## the same with large files, five times each: about an hour and 40 GB of disk
 	@$(BIN)/python -m bench --size full --store $(STORE) $(if $(ONLY),--only $(ONLY))
 
 minio: $(MINIO_DIR)/minio  ## build the MinIO server from source with Go (about 4 minutes, once)

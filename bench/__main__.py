@@ -88,7 +88,9 @@ def main() -> int:
         description="Measure the service beside its references.",
         epilog="On the servers that DATABASE_URL, REDIS_URL and STREAM_API_BUCKET name, else on embedded ones.",
     )
-    parser.add_argument("--size", choices=list(_SIZES), default=QUICK.name, help="quick takes ten minutes, full hours")
+    parser.add_argument(
+        "--size", choices=list(_SIZES), default=QUICK.name, help="quick takes ten minutes, full an hour or more"
+    )
     parser.add_argument("--only", metavar="PART,…", default=",".join(_PARTS), help=f"some of {','.join(_PARTS)}")
     parser.add_argument("--times", type=int, metavar="N", help="measure everything so often")
     parser.add_argument("--store", choices=list(STORES), default="seaweedfs")

@@ -26,7 +26,8 @@ class Sample:
 
     :param at: by `time.monotonic`.
     :param process: `rss`, and of it `anon`, `file` and `shared`.
-    :param group: `total`, and of it `anon`, `file` and `sock`, as the control group counts them; empty without one.
+    :param group: `total`, and of it `anon`, `file` and `sock`, as the control group counts them (version 1 has `sock`
+        beside `total`); empty without one.
     """
 
     at: float

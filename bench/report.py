@@ -70,9 +70,10 @@ def render(document: dict[str, Any]) -> str:
     shown: dict[str, str] = {}
     for chapter, machine, size in chapters:
         lines += [f"## {chapter.title}", ""]
-        if machine != shown:
-            lines += ["| machine | |", "|---|---|", *(f"| {name} | {value} |" for name, value in machine.items()), ""]
-            shown = machine
+        # Of a later chapter only what is other than before.
+        rows = [f"| {name} | {value} |" for name, value in machine.items() if shown.get(name) != value]
+        lines += ["| machine | |", "|---|---|", *rows, ""] if rows else []
+        shown = machine
         lines += [f"Size of the run: {size}.", "", *_figures(chapter)]
         for text in chapter.texts:
             lines += [text, ""]
