@@ -14,6 +14,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+import aiohttp
+import asyncpg
+
 from bench import load, memory, profile, report, scaling, together, upload
 from bench.frame import BenchFailed, Chapter
 from bench.machine import describe
@@ -28,13 +31,14 @@ RESULTS: Final = Path(__file__).parent / "results"
 #: Results of a run that only shows that everything works are no results.
 _NOWHERE: Final = Path("build") / "bench"
 _SIZES: Final = {sizes.name: sizes for sizes in (QUICK, FULL, SMOKE)}
-_PARTS: Final[dict[str, Callable[[Stand, Sizes], Awaitable[Chapter]]]] = {
-    "load": load.measure,
-    "upload": upload.measure,
-    "memory": memory.measure,
-    "together": together.measure,
-    "scaling": scaling.measure,
-    "profile": profile.measure,
+#: The title of each part's chapter, and what fills it.
+_PARTS: Final[dict[str, tuple[str, Callable[[Stand, Sizes, Chapter], Awaitable[None]]]]] = {
+    "load": (load.TITLE, load.measure),
+    "upload": (upload.TITLE, upload.measure),
+    "memory": (memory.TITLE, memory.measure),
+    "together": (together.TITLE, together.measure),
+    "scaling": (scaling.TITLE, scaling.measure),
+    "profile": (profile.TITLE, profile.measure),
 }
 
 
@@ -46,7 +50,7 @@ def run(parts: list[str], sizes: Sizes, *, store: StoreName, results: Path, fold
     results.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="stream-api-bench-files-", dir=folder))
     place.chmod(0o755)
-    worked = True
+    failed = []
     try:
         files = Files(place)
         for name in parts:
@@ -55,21 +59,31 @@ def run(parts: list[str], sizes: Sizes, *, store: StoreName, results: Path, fold
             try:
                 with stand(files, store=store, parent=folder) as servers:
                     machine = asyncio.run(describe(servers, store))
-                    chapter = asyncio.run(_measure(name, servers, sizes))
+                    chapter, whole = asyncio.run(_measure(name, servers, sizes))
                     _keep_pictures(chapter, results)
                     report.write(results, [chapter], machine, sizes.name)
-                say(f"{name}: {time.monotonic() - began:.0f} s")
-            except (BenchFailed, ServiceFailed, ServerFailed, OSError) as exc:
-                say(f"{name} failed: {exc}")
-                worked = False
+            except (ServerFailed, OSError) as exc:
+                say(f"{name}: {exc}")
+                whole = False
+            failed += [] if whole else [name]
+            say(f"{name}: {time.monotonic() - began:.0f} s")
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    say(f"results: {results / 'latest.md'}")
-    return worked
+    say(f"results: {results / 'latest.md'}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+    return not failed
 
 
-async def _measure(name: str, servers: Stand, sizes: Sizes) -> Chapter:
-    return await _PARTS[name](servers, sizes)
+async def _measure(name: str, servers: Stand, sizes: Sizes) -> tuple[Chapter, bool]:
+    """The chapter, and whether all of it could be measured; what was measured before a failure stays."""
+    title, measure = _PARTS[name]
+    chapter = Chapter(name=name, title=title)
+    try:
+        await measure(servers, sizes, chapter)
+    except (BenchFailed, ServiceFailed, OSError, aiohttp.ClientError, asyncpg.PostgresError) as exc:
+        say(f"{name} failed: {exc!r}")
+        chapter.skipped.append(f"the rest, which failed: {exc}")
+        return chapter, False
+    return chapter, True
 
 
 def _keep_pictures(chapter: Chapter, results: Path) -> None:

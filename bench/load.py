@@ -15,6 +15,7 @@ from bench.sizes import Sizes
 from bench.stand import File, Stand, say
 from bench.tables import EVENTS, EVENTS_AS_CSV, Table
 
+TITLE: Final = "Loading"
 _PSQL: Final = r"psql \copy"
 #: How often it is looked whether a row is there.
 _LOOK_SECONDS: Final = 0.002
@@ -23,16 +24,14 @@ _GIVE_UP_SECONDS: Final = 60.0
 _WARM_UP_ROWS: Final = 1_000
 
 
-async def measure(stand: Stand, sizes: Sizes) -> Chapter:
-    """The chapter."""
-    chapter = Chapter(name="load", title="Loading")
+async def measure(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
+    """Fill the chapter."""
     await stand.make_tables(EVENTS, EVENTS_AS_CSV, *(table for table, _ in sizes.table_rows))
     file = await stand.files.of(EVENTS, sizes.event_rows)
     await _events(stand, sizes, file, chapter)
     for table, rows in sizes.table_rows:
         await _other(stand, sizes, table, await stand.files.of(table, rows), chapter)
     await _first_row(stand, sizes, file, chapter)
-    return chapter
 
 
 def _ours(

@@ -23,6 +23,7 @@ from stream_api.config import MIB
 from stream_api.dev.limits import memory_limit
 from stream_api.memory import memory_need
 
+TITLE: Final = "Memory"
 LIMIT_BYTES: Final = 512 * MIB
 LAUNCHER: Final = ("-m", "bench.launcher")
 #: What a client that stops has sent before: less than a part, so that nothing of it can be put away.
@@ -52,9 +53,8 @@ class Watched:
         return max(self.peaks.values())
 
 
-async def measure(stand: Stand, sizes: Sizes) -> Chapter:
-    """The chapter."""
-    chapter = Chapter(name="memory", title="Memory")
+async def measure(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
+    """Fill the chapter."""
     await stand.make_tables(EVENTS, DIGITS)
     files = {size // MIB: await stand.files.of_size(EVENTS, size) for size in sizes.memory_bytes}
     found = await in_turns(
@@ -65,7 +65,6 @@ async def measure(stand: Stand, sizes: Sizes) -> Chapter:
     found["digits"] = [await _one(stand, digits, DIGITS.target(keyed=False))()]
     _tell(stand, found, chapter)
     await _paused(stand, sizes, chapter)
-    return chapter
 
 
 @asynccontextmanager
@@ -87,7 +86,7 @@ async def limited(stand: Stand, target: str) -> AsyncIterator[tuple[Running, Pat
 
 
 def _count_sockets(group: Path | None) -> None:
-    """Have version 1 of control groups count the buffers of sockets: it does, beside all else, once they have a limit."""
+    """Have version 1 of control groups count the buffers of sockets, as it does once these have a limit."""
     limit = None if group is None else group / "memory.kmem.tcp.limit_in_bytes"
     if limit is not None and limit.exists():
         limit.write_text(str(LIMIT_BYTES), encoding="ascii")

@@ -21,6 +21,7 @@ from bench.stand import File, Stand, say
 from bench.tables import EVENTS
 from stream_api.dev.server import spawn
 
+TITLE: Final = "Where the time goes"
 FLAMES: Final = "flames.svg"
 #: Samples a second of py-spy.
 _RATE: Final = 200
@@ -31,27 +32,25 @@ class _NotAllowed(Exception):
     """py-spy may not look; the message is its own."""
 
 
-async def measure(stand: Stand, sizes: Sizes) -> Chapter:
-    """The chapter."""
-    chapter = Chapter(name="profile", title="Where the time goes")
+async def measure(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
+    """Fill the chapter."""
     await stand.make_tables(EVENTS)
     file = await stand.files.of(EVENTS, sizes.event_rows)
     await _processes(stand, file, chapter)
     program = _find("py-spy")
     if program is None:
         chapter.skipped.append("py-spy is not installed (pip install 'stream-api[bench]'): no stages, no flame graph")
-        return chapter
+        return
     try:
         stacks = read_stacks(await _record(stand, file, program))
     except _NotAllowed as exc:
         chapter.skipped.append(f"stages and flame graph, for py-spy says: {exc}")
-        return chapter
+        return
     chapter.texts.append(_stages(stacks))
     flames = stand.folder / FLAMES
     drawn = draw_flames(stacks, f"A load of {file.rows:,} rows: what its worker's threads were at")
     await asyncio.to_thread(flames.write_text, drawn, encoding="utf-8")
     chapter.pictures.append(str(flames))
-    return chapter
 
 
 def _find(program: str) -> str | None:

@@ -24,20 +24,19 @@ from stream_api.config import MIB
 from stream_api.dev.ports import find_port
 from stream_api.dev.server import spawn
 
+TITLE: Final = "More rows, more distance, more workers"
 _PSQL: Final = r"psql \copy"
 _LANES: Final = (1, 2, 4)
 #: Questions that a round trip is measured by.
 _PINGS: Final = 50
 
 
-async def measure(stand: Stand, sizes: Sizes) -> Chapter:
-    """The chapter."""
-    chapter = Chapter(name="scaling", title="More rows, more distance, more workers")
+async def measure(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
+    """Fill the chapter."""
     await stand.make_tables(EVENTS)
     await _curve(stand, sizes, chapter)
     await _delays(stand, sizes, chapter)
     await _workers(stand, sizes, chapter)
-    return chapter
 
 
 def _ours(stand: Stand, file: File, **settings: object) -> Callable[[], Awaitable[Loaded]]:

@@ -29,19 +29,18 @@ from bench.ticker import Ticks
 from stream_api.config import MIB
 from stream_api.dev.server import spawn
 
+TITLE: Final = "Everything at once"
 _SHARES: Final = (0.5, 0.9, 0.99, 0.999, 1.0)
 _HEALTH: Final = "/healthz"
 _START_SECONDS: Final = 30.0
 
 
-async def measure(stand: Stand, sizes: Sizes) -> Chapter:
-    """The chapter."""
-    chapter = Chapter(name="together", title="Everything at once")
+async def measure(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
+    """Fill the chapter."""
     await stand.make_tables(EVENTS)
     for _ in range(sizes.few_times):
         await _load_alone(stand, sizes, chapter)
     await _uploads_and_loads(stand, sizes, chapter)
-    return chapter
 
 
 async def _load_alone(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:

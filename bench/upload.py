@@ -24,6 +24,7 @@ from stream_api.config import MIB
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
+TITLE: Final = "Uploading"
 #: Clients at once.
 _AT_ONCE: Final = (1, 4, 16)
 #: As the service's own, unless they are set.
@@ -31,9 +32,8 @@ _PART_BYTES: Final = 8 * MIB
 _PARTS_IN_FLIGHT: Final = 3
 
 
-async def measure(stand: Stand, sizes: Sizes) -> Chapter:
-    """The chapter."""
-    chapter = Chapter(name="upload", title="Uploading")
+async def measure(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
+    """Fill the chapter."""
     # Without a worker: no load is to be in the way.
     async with stand.running({}, options=["--no-worker"]) as running, _s3(stand) as client:
         for clients in _AT_ONCE:
@@ -41,7 +41,6 @@ async def measure(stand: Stand, sizes: Sizes) -> Chapter:
             contestants = _contestants(stand, running, client, file, clients)
             found = await in_turns(contestants, sizes.times)
             chapter.figures += _figures(found, file, clients)
-    return chapter
 
 
 @asynccontextmanager
