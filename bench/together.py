@@ -195,7 +195,7 @@ def _shares(seconds: list[float]) -> str:
 
 
 def _distribution(name: str, label: str, seconds: list[float]) -> Series:
-    shares = [number / 1000 for number in range(1, 1001)]
+    shares = [number / 1000 for number in (*range(10, 990, 10), *range(990, 1001))]
     return Series(name=name, label=label, xs=shares, ys=[percentile(seconds, share) * 1000 for share in shares])
 
 
