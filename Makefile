@@ -15,6 +15,8 @@ SEED ?=
 VALUES ?= 100000
 # make bench, make bench-full: some of the parts, as ONLY=load,memory
 ONLY ?=
+# make oom-test: any value, where no image can be pulled
+STAND_INS ?=
 # make dev
 PORT ?= 3002
 
@@ -25,7 +27,7 @@ MINIO_DIR := $(HOME)/.cache/stream-api/bin
 COMPILE := uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test chaos fuzz judge lint format dev demo bench bench-full minio lock
+.PHONY: help setup test chaos fuzz judge lint format dev demo bench bench-full oom-test minio lock
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -77,6 +79,10 @@ bench: setup  ## ten minutes: figures beside their references into bench/results
 
 bench-full: setup  ## the same with large files, five times each: about an hour and 40 GB of disk
 	@$(BIN)/python -m bench --size full --store $(STORE) $(if $(ONLY),--only $(ONLY))
+
+oom-test: ROWS := $(if $(filter file,$(origin ROWS)),5000000,$(ROWS))
+oom-test: setup  ## the spec's acceptance test under Docker, ROWS (5000000); STAND_INS=1 where no image can be pulled
+	@$(if $(STAND_INS),deploy/stand_ins/run )$(BIN)/python -m bench.oom --rows $(ROWS)
 
 minio: $(MINIO_DIR)/minio  ## build the MinIO server from source with Go (about 4 minutes, once)
 

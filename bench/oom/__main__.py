@@ -1,0 +1,172 @@
+"""`make oom-test`: the spec's acceptance test, on a real Docker engine.
+
+Builds the image, starts docker-compose.yml as it is with a receiver of webhooks beside it, and sends a file by the
+spec's own curl command while the memory of the container is sampled. Then a load fails and is retried, and then ten
+files are shared by four workers of which one is killed. What happens is told on standard error; the last line of
+standard output is one JSON object; the picture shows memory over time. Megabytes are 2^20 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from bench.generate import positive
+from bench.oom import stages
+from bench.oom.engine import PROJECT, ROOT, Engine, OomTestFailed, Project, docker, oom_kills
+from bench.oom.picture import draw
+from bench.oom.stand import Stand
+from bench.oom.watch import Watch
+
+#: The names of the last line, in its order; null where the test did not get that far.
+KEYS: Final = (
+    "passed", "rowsInFile", "bytes", "memoryLimitMegabytes", "peakMegabytes", "peakUploadMegabytes",
+    "peakLoadMegabytes", "peakRssMegabytes", "uploadSeconds", "uploadMegabytesPerSecond", "loadSeconds",
+    "rowsPerSecond", "rowsProcessed", "rowsInTable", "objectStored", "objectDeleted", "webhookVerified",
+    "statusExpiresInSeconds", "failedWith", "failedAtRows", "retryRowsInTable", "webhookTries", "tenFilesSeconds",
+    "tenFilesRowsInTable", "loadsByWorker", "workerKilled", "oomKills", "exitCode", "picture",
+)  # fmt: skip
+_MIB: Final = 1024 * 1024
+#: What the container may use at most, of its 512 MB.
+_PEAK_MEGABYTES: Final = 300
+#: Fewer are loaded before anybody could drop the table.
+_LEAST_ROWS: Final = 100_000
+
+
+def run(rows: int, *, picture: Path, keep: bool, result: dict[str, Any]) -> None:
+    """Run the test.
+
+    :param rows: of the large file.
+    :param keep: leave the stack running at the end.
+    :param result: gets the values of `KEYS` as they come to be known.
+    :raises OomTestFailed: something is not as it must be.
+    """
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    project = Project({"STREAM_API_WEBHOOK_SECRETS": secret})
+    engine = Engine()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stream-api-oom-")))
+        _say("building the image")
+        project("build", "stream-api")
+        # What a test before has left would be counted.
+        project("--profile", "workers", "down", "--volumes", "--timeout", "5")
+        if not keep:
+            stack.callback(project, "--profile", "workers", "down", "--volumes", "--timeout", "30")
+        _say(f"starting the stack, as the project {PROJECT}")
+        project("up", "--detach", "--wait", "--no-build", "stream-api", "receiver")
+        container = project.containers("stream-api")[0]
+        limit_bytes = engine.limit_bytes(container)
+        result["memoryLimitMegabytes"] = limit_bytes // _MIB
+        stages.equal("the limit of memory", limit_bytes, 512 * _MIB)
+        _check_hardening(engine, container)
+        stand = Stand(project, engine, secret)
+        _say(f"generating {rows:,} rows")
+        file = stages.make(folder, "large.csv", rows)
+        result["bytes"] = file.summary.size_bytes
+        watch = Watch(engine, container)
+        try:
+            with watch:
+                _say("upload and load")
+                stages.upload_and_load(stand, watch, file, result)
+                watch.mark("retry")
+                _say("a load that fails, and its retry")
+                stages.fail_and_retry(stand, file, result)
+                watch.mark("ten files")
+                _say("ten files, three more workers, one of them killed")
+                stages.share_among_workers(stand, folder, max(rows // 20, 20_000), result)
+            stages.equal("the number of processes that were killed for memory", oom_kills(container), 0)
+            result["oomKills"] = 0
+            _stop(project, engine, container, result)
+        except BaseException:
+            with contextlib.suppress(OomTestFailed):
+                _say(docker("logs", "--tail", "15", container))
+            raise
+        finally:
+            _report_memory(watch, result)
+            if watch.samples:
+                size = f"{file.summary.size_bytes / _MIB:,.0f} MB, {rows:,} rows"
+                title = f"{size}, in a container of {limit_bytes // _MIB} MB"
+                draw(watch, limit_bytes=limit_bytes, title=title, file=picture)
+                result["picture"] = str(picture.relative_to(ROOT) if picture.is_relative_to(ROOT) else picture)
+        if result["peakMegabytes"] > _PEAK_MEGABYTES:
+            raise OomTestFailed(f"the container used {result['peakMegabytes']} MB, more than {_PEAK_MEGABYTES}")
+
+
+def _check_hardening(engine: Engine, container: str) -> None:
+    """:raises OomTestFailed: the container may more than it has to."""
+    inspected = engine.get(f"/containers/{container}/json")
+    host, config = inspected["HostConfig"], inspected["Config"]
+    stages.equal("whether the root filesystem is read-only", host["ReadonlyRootfs"], True)
+    stages.equal("the capabilities dropped", host["CapDrop"], ["ALL"])
+    stages.equal("whether privileges can grow", "no-new-privileges:true" in host["SecurityOpt"], True)
+    stages.equal("the user", config["User"], "10001")
+    stages.equal("what is mounted", inspected["Mounts"] or host["Tmpfs"] or [], [])
+
+
+def _stop(project: Project, engine: Engine, container: str, result: dict[str, Any]) -> None:
+    """Stop the service as its operator would.
+
+    :raises OomTestFailed: it was killed, or does not end well.
+    """
+    began = time.monotonic()
+    project("stop", "stream-api")
+    state = engine.state(container)
+    result["exitCode"] = state["ExitCode"]
+    stages.equal("whether the container was killed for memory", state["OOMKilled"], False)
+    stages.equal(f"the exit code {time.monotonic() - began:.0f} s after SIGTERM", state["ExitCode"], 0)
+
+
+def _report_memory(watch: Watch, result: dict[str, Any]) -> None:
+    if not watch.samples:
+        return
+    result.update(peakMegabytes=watch.peak_megabytes(), peakRssMegabytes=watch.peak_rss_megabytes())
+    labels = [label for _, label in watch.marks]
+    for label, key in (("upload", "peakUploadMegabytes"), ("load", "peakLoadMegabytes")):
+        if label in labels:
+            result[key] = watch.peak_megabytes(label)
+
+
+def _say(text: str) -> None:
+    print(f"oom-test: {text}", file=sys.stderr, flush=True)
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main() -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.oom", description="The OOM test, on a Docker engine.")
+    parser.add_argument("--rows", type=positive, default=5_000_000)
+    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "oom-test.png", metavar="FILE")
+    parser.add_argument("--keep", action="store_true", help="leave the stack running at the end")
+    options = parser.parse_args()
+    if options.rows < _LEAST_ROWS:
+        parser.error(f"at least {_LEAST_ROWS} rows: of fewer no load can fail half-way")
+    signal.signal(signal.SIGTERM, _terminate)
+    result: dict[str, Any] = dict.fromkeys(KEYS)
+    result["passed"] = False
+    try:
+        run(options.rows, picture=options.picture.resolve(), keep=options.keep, result=result)
+        result["passed"] = True
+    except OomTestFailed as exc:
+        _say(str(exc))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        print(json.dumps(result), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

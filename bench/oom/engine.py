@@ -1,0 +1,163 @@
+"""Docker, by its command and by the API of its engine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+ROOT: Final = Path(__file__).parent.parent.parent
+#: Of the test alone: containers and volumes of whoever uses the same engine stay as they are.
+PROJECT: Final = "stream-api-oom-test"
+
+
+class OomTestFailed(Exception):
+    """Something is not as it must be."""
+
+
+def docker(*words: str, environment: Mapping[str, str] | None = None) -> str:
+    """The output of a docker command.
+
+    :raises OomTestFailed: with what it said, when it fails.
+    """
+    env = {**os.environ, **(environment or {})}
+    try:
+        done = subprocess.run(["docker", *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    except OSError as exc:
+        raise OomTestFailed(f"docker cannot be started: {exc.strerror}") from exc
+    if done.returncode:
+        raise OomTestFailed(f"docker {' '.join(words)}: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
+
+
+class Project:
+    """The stack of docker-compose.yml with what the test adds.
+
+    :param environment: for the compose file.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        files = os.environ.get("COMPOSE_FILE", str(ROOT / "docker-compose.yml"))
+        self._environment: Final = {
+            **environment,
+            "COMPOSE_FILE": f"{files}:{ROOT / 'deploy' / 'oom-test.yml'}",
+            "COMPOSE_PROJECT_NAME": PROJECT,
+        }
+
+    def __call__(self, *words: str) -> str:
+        """`docker compose WORDS`; its output.
+
+        :raises OomTestFailed: when it fails.
+        """
+        return docker("compose", *words, environment=self._environment)
+
+    def containers(self, service: str) -> list[str]:
+        """The ids of a service's containers that run."""
+        return self("ps", "--quiet", "--status", "running", service).split()
+
+    def sql(self, statement: str) -> str:
+        """What Postgres answers, without decoration."""
+        words = ("psql", "--host=127.0.0.1", "--username=stream_api", "--dbname=stream_api", "-qtAX", "-c", statement)
+        # By TCP, as everybody else: the socket's place differs from image to image.
+        return self("exec", "-T", "-e", "PGPASSWORD=stream-api-dev", "postgres", *words).strip()
+
+    def logs(self, service: str) -> dict[str, list[dict[str, Any]]]:
+        """The JSON lines of each container of a service that is or was there, by its id."""
+        events = {}
+        for container in self("ps", "--all", "--quiet", service).split():
+            done = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=True)
+            lines = (done.stdout + done.stderr).splitlines()
+            events[container] = [json.loads(line) for line in lines if line.startswith("{")]
+        return events
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a container uses at one moment.
+
+    :param group_bytes: what its control group counts, kernel buffers and cache of files included: this is limited.
+    :param stats_bytes: what `docker stats` shows: without the cache of files that the kernel can drop at once.
+    :param rss_bytes: of its processes, as ps says.
+    :param cpu_nanoseconds: since its start.
+    """
+
+    group_bytes: int
+    stats_bytes: int
+    rss_bytes: int
+    cpu_nanoseconds: int
+
+
+class Engine:
+    """The API of the engine that the docker command talks to, by its socket."""
+
+    def __init__(self) -> None:
+        host = (
+            os.environ.get("DOCKER_HOST")
+            or docker("context", "inspect", "--format", "{{.Endpoints.docker.Host}}").strip()
+        )
+        scheme, _, path = host.partition("://")
+        if scheme != "unix":
+            raise OomTestFailed(f"the engine must be on this machine, with a socket, not at {host}")
+        self._socket: Final = path
+
+    def get(self, path: str) -> Any:
+        """The JSON of a GET request.
+
+        :raises OomTestFailed: when it is not answered by 200.
+        """
+        connection = http.client.HTTPConnection("localhost", timeout=30)
+        try:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(30)
+            connection.sock.connect(self._socket)
+            connection.request("GET", f"/v1.41{path}")
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as exc:
+            raise OomTestFailed(f"the engine does not answer: {exc!r}") from exc
+        finally:
+            connection.close()
+        if answer.status != http.HTTPStatus.OK:
+            raise OomTestFailed(f"the engine answered {answer.status} to {path}: {body.decode(errors='replace')}")
+        return json.loads(body)
+
+    def usage(self, container: str) -> Usage:
+        """What a container uses now.
+
+        :raises OomTestFailed: when it does not run.
+        """
+        stats = self.get(f"/containers/{container}/stats?stream=false&one-shot=true")
+        memory = stats["memory_stats"]
+        if "usage" not in memory:
+            raise OomTestFailed(f"the container {container[:12]} does not run")
+        # By version 1 and 2 of control groups, as the docker command does it.
+        cache = memory["stats"].get("total_inactive_file", memory["stats"].get("inactive_file", 0))
+        top = self.get(f"/containers/{container}/top?ps_args={quote('-eo pid,rss')}")
+        rss = sum(int(row[top["Titles"].index("RSS")]) for row in top["Processes"]) * 1024
+        return Usage(memory["usage"], memory["usage"] - cache, rss, stats["cpu_stats"]["cpu_usage"]["total_usage"])
+
+    def state(self, container: str) -> dict[str, Any]:
+        """`State` of docker inspect."""
+        state: dict[str, Any] = self.get(f"/containers/{container}/json")["State"]
+        return state
+
+    def limit_bytes(self, container: str) -> int:
+        """The hard limit of a container's memory, as the engine enforces it."""
+        return int(self.get(f"/containers/{container}/json")["HostConfig"]["Memory"])
+
+
+def oom_kills(container: str) -> int:
+    """How many processes the kernel has killed in a container for want of memory, as its control group counts."""
+    script = "cat /sys/fs/cgroup/memory.events 2>/dev/null || cat /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null"
+    for line in docker("exec", container, "sh", "-c", script).splitlines():
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    raise OomTestFailed("the control group does not say how many processes were killed")
