@@ -17,6 +17,7 @@ VALUES ?= 100000
 ONLY ?=
 # make oom-test: any value, where no image can be pulled
 STAND_INS ?=
+PICTURE ?= docs/oom-test.png
 # make dev
 PORT ?= 3002
 
@@ -82,7 +83,7 @@ bench-full: setup  ## the same with large files, five times each: about an hour 
 
 oom-test: ROWS := $(if $(filter file,$(origin ROWS)),5000000,$(ROWS))
 oom-test: setup  ## the spec's acceptance test under Docker, ROWS (5000000); STAND_INS=1 where no image can be pulled
-	@$(if $(STAND_INS),deploy/stand_ins/run )$(BIN)/python -m bench.oom --rows $(ROWS)
+	@$(if $(STAND_INS),deploy/stand_ins/run )$(BIN)/python -m bench.oom --rows $(ROWS) --picture $(PICTURE)
 
 minio: $(MINIO_DIR)/minio  ## build the MinIO server from source with Go (about 4 minutes, once)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from stream_api.config import Settings
+from stream_api.config import MIB, Settings
+from stream_api.memory import check_memory
 from tests.conftest import Bucket
 
 ROOT = Path(__file__).parent.parent
@@ -55,23 +56,57 @@ def test_create_bucket_makes_it_and_minds_no_second_time(bucket_each_store: Buck
     assert refused.returncode == 1
 
 
+def test_every_setting_of_kubernetes_and_of_the_documentation_exists() -> None:
+    config = (ROOT / "deploy" / "kubernetes" / "base" / "config.yaml").read_text()
+    names = set(re.findall(r"^  ([A-Z0-9_]+):", config, re.MULTILINE))
+    assert len(names) > 4
+    assert names <= _names()
+    named = set(re.findall(r"\bSTREAM_API_[A-Z0-9_]+", (ROOT / "docs" / "deploy.md").read_text()))
+    assert len(named) > 8
+    assert named <= _names()
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "role", "settings"),
+    [
+        (300, {"api": True, "worker": True}, "serve`"),
+        (256, {"api": True, "worker": False}, "serve --no-worker"),
+        (256, {"api": False, "worker": True}, "worker"),
+    ],
+)
+def test_the_settings_for_less_memory_fit_into_it(megabytes: int, role: dict[str, bool], settings: str) -> None:
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    (given,) = re.findall(rf"^\| {megabytes} MB \| `{settings}`? \| `(.+)` \|$", text, re.MULTILINE)
+    values = {
+        name.removeprefix("STREAM_API_").lower(): int(value)
+        for name, value in (each.split("=") for each in given.split())
+    }
+    check_memory(Settings.model_validate({**values, "memory_limit_bytes": megabytes * MIB}), **role)
+
+
+@pytest.mark.parametrize(("question", "path"), [([], "/healthz"), (["live"], "/healthz"), (["ready"], "/readyz")])
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-async def test_the_health_check_asks_healthz(status: int, code: int) -> None:
-    async def healthz(_: web.Request) -> web.Response:
+async def test_the_health_check_asks_whether_it_lives_or_is_ready(
+    question: list[str], path: str, status: int, code: int
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status)
 
     app = web.Application()
-    app.router.add_get("/healthz", healthz)
+    app.router.add_get(path, answer)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", ROOT / "deploy" / "healthcheck.py", env={"STREAM_API_PORT": str(port)}
-    )
+    command = [sys.executable, "-I", "-S", str(ROOT / "deploy" / "healthcheck.py"), *question]
+    child = await asyncio.create_subprocess_exec(*command, env={"STREAM_API_PORT": str(port)})
     assert await child.wait() == code
     await runner.cleanup()
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", ROOT / "deploy" / "healthcheck.py", env={"STREAM_API_PORT": str(port)}
-    )
+    child = await asyncio.create_subprocess_exec(*command, env={"STREAM_API_PORT": str(port)})
     assert await child.wait() == 1
+
+
+def test_the_health_check_knows_two_questions() -> None:
+    command = [sys.executable, "-I", "-S", str(ROOT / "deploy" / "healthcheck.py"), "well"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "healthcheck: live or ready, not well\n")

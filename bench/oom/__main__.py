@@ -109,7 +109,7 @@ def _check_hardening(engine: Engine, container: str) -> None:
     stages.equal("the capabilities dropped", host["CapDrop"], ["ALL"])
     stages.equal("whether privileges can grow", "no-new-privileges:true" in host["SecurityOpt"], True)
     stages.equal("the user", config["User"], "10001")
-    stages.equal("what is mounted", inspected["Mounts"] or host["Tmpfs"] or [], [])
+    stages.equal("what is mounted", inspected["Mounts"] or host.get("Tmpfs") or [], [])
 
 
 def _stop(project: Project, engine: Engine, container: str, result: dict[str, Any]) -> None:
