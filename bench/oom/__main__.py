@@ -79,10 +79,11 @@ def run(rows: int, *, picture: Path, keep: bool, result: dict[str, Any]) -> None
                 stages.upload_and_load(stand, watch, file, result)
                 watch.mark("retry")
                 _say("a load that fails, and its retry")
-                stages.fail_and_retry(stand, file, result)
+                retried = stages.fail_and_retry(stand, file, result)
                 watch.mark("ten files")
                 _say("ten files, three more workers, one of them killed")
                 stages.share_among_workers(stand, folder, max(rows // 20, 20_000), result)
+                stages.check_tries(stand, retried, result)
             stages.equal("the number of processes that were killed for memory", oom_kills(container), 0)
             result["oomKills"] = 0
             _stop(project, engine, container, result)

@@ -89,9 +89,10 @@ def upload_and_load(stand: Stand, watch: Watch, file: File, result: dict[str, An
     result["statusExpiresInSeconds"] = ttl
 
 
-def fail_and_retry(stand: Stand, file: File, result: dict[str, Any]) -> None:
+def fail_and_retry(stand: Stand, file: File, result: dict[str, Any]) -> str:
     """A load whose table is dropped under it, and its retry; its webhooks are refused twice each.
 
+    :return: the upload's id, for `check_tries`.
     :raises OomTestFailed: something is not as it must be.
     """
     # Of the same shape and empty, to be put in its place; the rows of the first load go with the table.
@@ -115,6 +116,14 @@ def fail_and_retry(stand: Stand, file: File, result: dict[str, Any]) -> None:
     equal("after the retry, the number of rows in the table", stand.count(), file.summary.rows)
     result["retryRowsInTable"] = file.summary.rows
     until("the object is deleted", lambda: not stand.bucket.data(upload_id), seconds=_AFTERWARDS_SECONDS)
+    return upload_id
+
+
+def check_tries(stand: Stand, upload_id: str, result: dict[str, Any]) -> None:
+    """The webhook of the load that was retried came three times: the receiver refused the first two.
+
+    :raises OomTestFailed: it did not, or with several ids.
+    """
     result["webhookTries"] = until(
         "a webhook that is accepted at the third try", lambda: _third_try(stand, upload_id), seconds=_RETRIES_SECONDS
     )
