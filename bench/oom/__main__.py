@@ -98,8 +98,10 @@ def run(rows: int, *, picture: Path, keep: bool, result: dict[str, Any]) -> None
                 title = f"{size}, in a container of {limit_bytes // _MIB} MB"
                 draw(watch, limit_bytes=limit_bytes, title=title, file=picture)
                 result["picture"] = str(picture.relative_to(ROOT) if picture.is_relative_to(ROOT) else picture)
-        if result["peakMegabytes"] > _PEAK_MEGABYTES:
-            raise OomTestFailed(f"the container used {result['peakMegabytes']} MB, more than {_PEAK_MEGABYTES}")
+        # Pages of libraries that another container has read first are in the RSS and not in the control group.
+        peak = max(result["peakMegabytes"], result["peakRssMegabytes"])
+        if peak > _PEAK_MEGABYTES:
+            raise OomTestFailed(f"the container used {peak} MB, more than {_PEAK_MEGABYTES}")
 
 
 def _check_hardening(engine: Engine, container: str) -> None:

@@ -28,8 +28,11 @@ def draw(watch: Watch, *, limit_bytes: int, title: str, file: Path) -> None:
     for at, label in watch.marks:
         for axes in (memory, cpu):
             axes.axvline(at, color="black", linewidth=0.8, linestyle=":")
-        memory.annotate(label, (at, limit * 0.93), xytext=(3, 0), textcoords="offset points", fontsize=8)
-    memory.legend(loc="center right", fontsize=8)
+        # Upwards: the first stages of a small file lie close together.
+        memory.annotate(
+            label, (at, limit * 0.7), xytext=(2, 0), textcoords="offset points", fontsize=8, rotation=90, va="bottom"
+        )
+    memory.legend(loc="upper center", ncols=4, fontsize=7, bbox_to_anchor=(0.5, 0.68))
     file.parent.mkdir(parents=True, exist_ok=True)
     # Without a date inside, so that the same figures give the same file.
     drawing.savefig(file, dpi=120, metadata={"Software": None})

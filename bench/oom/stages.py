@@ -65,7 +65,6 @@ def upload_and_load(stand: Stand, watch: Watch, file: File, result: dict[str, An
         raise OomTestFailed("after the upload its object is not in the bucket")
     result["objectStored"] = bool(stored)
     status = expect(follow(upload_id, lambda _: False), "completed")
-    watch.mark("end")
     taken = (_time(status["completedAt"]) - _time(status["startedAt"])).total_seconds()
     result.update(
         loadSeconds=round(taken, 2),

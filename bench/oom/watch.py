@@ -79,6 +79,7 @@ class Watch:
     def _run(self) -> None:
         before: tuple[float, int] | None = None
         while not self._ended.is_set():
+            asked = time.monotonic()
             try:
                 usage = self._engine.usage(self._container)
             except OomTestFailed as exc:
@@ -88,4 +89,4 @@ class Watch:
             cores = 0.0 if before is None else (usage.cpu_nanoseconds - before[1]) / 1e9 / (now - before[0])
             before = (now, usage.cpu_nanoseconds)
             self.samples.append(Sample(now - self._began, usage, round(cores, 2)))
-            self._ended.wait(max(0.0, _INTERVAL_SECONDS - (time.monotonic() - now)))
+            self._ended.wait(max(0.0, _INTERVAL_SECONDS - (time.monotonic() - asked)))
