@@ -97,7 +97,7 @@ def fail_and_retry(stand: Stand, file: File, result: dict[str, Any]) -> str:
     # Of the same shape and empty, to be put in its place; the rows of the first load go with the table.
     stand.project.sql("CREATE TABLE put_in_place (LIKE webhook_events INCLUDING ALL); TRUNCATE webhook_events")
     answer, _ = curl(file.path, "http://receiver:8080/refuse/2")
-    upload_id = answer["uploadId"]
+    upload_id: str = answer["uploadId"]
     follow(upload_id, lambda status: status["rowsProcessed"] > 0)
     stand.project.sql("DROP TABLE webhook_events")
     failed = expect(follow(upload_id, lambda _: False), "failed")
