@@ -28,7 +28,7 @@ MINIO_DIR := $(HOME)/.cache/stream-api/bin
 COMPILE := uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test chaos fuzz judge lint format dev demo bench bench-full oom-test minio lock
+.PHONY: help setup test chaos fuzz judge lint format dev demo bench bench-full oom-test kubernetes minio lock
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -84,6 +84,9 @@ bench-full: setup  ## the same with large files, five times each: about an hour 
 oom-test: ROWS := $(if $(filter file,$(origin ROWS)),5000000,$(ROWS))
 oom-test: setup  ## the spec's acceptance test under Docker, ROWS (5000000); STAND_INS=1 where no image can be pulled
 	@$(if $(STAND_INS),deploy/stand_ins/run )$(BIN)/python -m bench.oom --rows $(ROWS) --picture $(PICTURE)
+
+kubernetes:  ## check deploy/kubernetes against the published schemas, by tools built with Go
+	@deploy/kubernetes/check
 
 minio: $(MINIO_DIR)/minio  ## build the MinIO server from source with Go (about 4 minutes, once)
 

@@ -30,9 +30,9 @@ def draw(watch: Watch, *, limit_bytes: int, title: str, file: Path) -> None:
             axes.axvline(at, color="black", linewidth=0.8, linestyle=":")
         # Upwards: the first stages of a small file lie close together.
         memory.annotate(
-            label, (at, limit * 0.7), xytext=(2, 0), textcoords="offset points", fontsize=8, rotation=90, va="bottom"
+            label, (at, limit * 0.78), xytext=(3, 0), textcoords="offset points", fontsize=8, rotation=90, va="bottom"
         )
-    memory.legend(loc="upper center", ncols=4, fontsize=7, bbox_to_anchor=(0.5, 0.68))
+    memory.legend(loc="lower center", ncols=4, fontsize=7)
     file.parent.mkdir(parents=True, exist_ok=True)
     # Without a date inside, so that the same figures give the same file.
     drawing.savefig(file, dpi=120, metadata={"Software": None})
