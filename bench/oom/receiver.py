@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +40,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def log_message(self, *_: Any) -> None:
+        """Says nothing: everything is at `/received`."""
+
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("0.0.0.0", 8080), _Handler).serve_forever()  # noqa: S104 - the network is the test's own
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
+    ThreadingHTTPServer(("0.0.0.0", port), _Handler).serve_forever()  # noqa: S104 - the network is the test's own

@@ -138,13 +138,12 @@ class Bucket:
 
 
 class Receiver:
-    """The receiver of webhooks, by the port that it is published at.
+    """The receiver of webhooks.
 
-    :param secret: that webhooks are signed with.
+    :param address: host and port that it is published at. :param secret: that webhooks are signed with.
     """
 
-    def __init__(self, project: Project, secret: str) -> None:
-        address = project("port", "receiver", "8080").strip()
+    def __init__(self, address: str, secret: str) -> None:
         self._url: Final = f"http://{address}/received"
         self._key: Final = base64.b64decode(secret.removeprefix("whsec_"))
 
@@ -173,7 +172,7 @@ class Stand:
         self.project: Final = project
         self.engine: Final = engine
         self.bucket: Final = Bucket("stream-api", "stream-api-dev")
-        self.receiver: Final = Receiver(project, secret)
+        self.receiver: Final = Receiver(project("port", "receiver", "8080").strip(), secret)
 
     def count(self) -> int:
         """The rows of the table."""
