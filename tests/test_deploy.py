@@ -84,6 +84,20 @@ def test_the_settings_for_less_memory_fit_into_it(megabytes: int, role: dict[str
     check_memory(Settings.model_validate({**values, "memory_limit_bytes": megabytes * MIB}), **role)
 
 
+@pytest.mark.parametrize(
+    ("service", "role"), [("stream-api", {"api": True, "worker": False}), ("worker", {"api": False, "worker": True})]
+)
+def test_the_small_containers_of_compose_start(service: str, role: dict[str, bool]) -> None:
+    text = (ROOT / "deploy" / "small.yml").read_text()
+    block = re.split(r"^  (?=\S)", text, flags=re.MULTILINE)
+    (own,) = [each for each in block if each.startswith(f"{service}:")]
+    values = {name.lower(): int(value) for name, value in re.findall(r"STREAM_API_(\w+): \"(\d+)\"", own)}
+    assert len(values) > 1
+    assert {f"STREAM_API_{name.upper()}" for name in values} <= _names()
+    assert "memory: 256M" in own
+    check_memory(Settings.model_validate({**values, "memory_limit_bytes": 256 * MIB}), **role)
+
+
 @pytest.mark.parametrize(("question", "path"), [([], "/healthz"), (["live"], "/healthz"), (["ready"], "/readyz")])
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
 async def test_the_health_check_asks_whether_it_lives_or_is_ready(
