@@ -8,10 +8,11 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
+
+from bench.oom.group import Group, Usage
 
 ROOT: Final = Path(__file__).parent.parent.parent
 #: Of the test alone: containers and volumes of whoever uses the same engine stay as they are.
@@ -78,22 +79,6 @@ class Project:
         return events
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a container uses at one moment.
-
-    :param group_bytes: what its control group counts, kernel buffers and cache of files included: this is limited.
-    :param stats_bytes: what `docker stats` shows: without the cache of files that the kernel can drop at once.
-    :param rss_bytes: of its processes, as ps says.
-    :param cpu_nanoseconds: since its start.
-    """
-
-    group_bytes: int
-    stats_bytes: int
-    rss_bytes: int
-    cpu_nanoseconds: int
-
-
 class Engine:
     """The API of the engine that the docker command talks to, by its socket."""
 
@@ -106,6 +91,7 @@ class Engine:
         if scheme != "unix":
             raise OomTestFailed(f"the engine must be on this machine, with a socket, not at {host}")
         self._socket: Final = path
+        self._groups: Final[dict[str, Group | None]] = {}
 
     def get(self, path: str) -> Any:
         """The JSON of a GET request.
@@ -129,10 +115,21 @@ class Engine:
         return json.loads(body)
 
     def usage(self, container: str) -> Usage:
-        """What a container uses now.
+        """What a container uses now: from its control group, or from the engine, which takes up to a second.
 
         :raises OomTestFailed: when it does not run.
         """
+        if container not in self._groups:
+            self._groups[container] = Group.of(self.state(container)["Pid"])
+        group = self._groups[container]
+        if group is None:
+            return self._usage_by_api(container)
+        try:
+            return group.usage()
+        except OSError as exc:
+            raise OomTestFailed(f"the container {container[:12]} does not run") from exc
+
+    def _usage_by_api(self, container: str) -> Usage:
         stats = self.get(f"/containers/{container}/stats?stream=false&one-shot=true")
         memory = stats["memory_stats"]
         if "usage" not in memory:
@@ -151,6 +148,15 @@ class Engine:
     def limit_bytes(self, container: str) -> int:
         """The hard limit of a container's memory, as the engine enforces it."""
         return int(self.get(f"/containers/{container}/json")["HostConfig"]["Memory"])
+
+
+def peak_bytes(container: str) -> int | None:
+    """The most that a container has used, as its control group has seen it; `None` where it does not say."""
+    script = (
+        "cat /sys/fs/cgroup/memory.peak 2>/dev/null || cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2>/dev/null"
+    )
+    text = docker("exec", container, "sh", "-c", f"{script} || true").strip()
+    return int(text) if text else None
 
 
 def oom_kills(container: str) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from bench.oom.engine import Engine, OomTestFailed, Usage
+from bench.oom.engine import Engine, OomTestFailed
+from bench.oom.group import Usage
 
 _INTERVAL_SECONDS: Final = 0.5
 _MIB: Final = 1024 * 1024

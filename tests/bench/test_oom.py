@@ -13,7 +13,8 @@ import pytest
 from standardwebhooks import Webhook
 
 from bench.oom import receiver
-from bench.oom.engine import Engine, OomTestFailed, Usage
+from bench.oom.engine import Engine, OomTestFailed
+from bench.oom.group import Group, Usage
 from bench.oom.picture import draw
 from bench.oom.stand import Receiver, request
 from bench.oom.watch import Watch
@@ -68,6 +69,33 @@ def test_a_container_that_dies_fails_the_watch() -> None:
     engine = Growing(until=1)
     with pytest.raises(OomTestFailed, match="c does not run"), Watch(cast("Engine", engine), "c"):
         _wait_for(engine, 2)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_control_group_is_read_in_both_versions(tmp_path: Path, version: int) -> None:
+    proc, root = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "7").mkdir(parents=True)
+    (proc / "7" / "status").write_text("Name:\tpython\nVmRSS:\t    2048 kB\n")
+    if version == 1:
+        (proc / "7" / "cgroup").write_text("4:memory:/docker/c\n3:cpu,cpuacct:/docker/c\n0::/docker/c\n")
+        memory, cpu = root / "memory" / "docker" / "c", root / "cpuacct" / "docker" / "c"
+        files = {"memory.usage_in_bytes": "5000\n", "memory.stat": "cache 9\ntotal_inactive_file 1000\n"}
+        used = {"cpuacct.usage": "7000\n"}
+    else:
+        (proc / "7" / "cgroup").write_text("0::/docker/c\n")
+        memory = cpu = root / "docker" / "c"
+        files = {"memory.current": "5000\n", "memory.stat": "anon 9\ninactive_file 1000\n"}
+        used = {"cpu.stat": "usage_usec 7\nuser_usec 5\n"}
+    memory.mkdir(parents=True)
+    cpu.mkdir(parents=True, exist_ok=True)
+    # 8 has just ended.
+    for folder, texts in ((memory, {**files, "cgroup.procs": "7\n8\n"}), (cpu, used)):
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+    group = Group.of(7, root=root, proc=proc)
+    assert group is not None
+    assert group.usage(proc=proc) == Usage(5000, 4000, 2048 * 1024, 7000)
+    assert Group.of(9, root=root, proc=proc) is None
 
 
 @pytest.fixture
