@@ -49,10 +49,8 @@ class Group:
                     folders[name] = root / name / path.lstrip("/")
         except OSError:
             return None
-        if "memory" in folders:
-            group = cls(folders["memory"], folders["cpuacct"])
-        else:
-            group = cls(folders[""], folders[""])
+        memory, cpu = ("memory", "cpuacct") if "memory" in folders else ("", "")
+        group = cls(folders[memory], folders[cpu])
         try:
             group.usage()
         except OSError:
