@@ -126,6 +126,15 @@ class Failure(Exception):
         return CODES[self.code].title
 
 
+def field_refused(code: str, field: str, value: str, allowed: list[str]) -> Failure:
+    """The failure of a field of an upload that has a value which it may not have.
+
+    :param allowed: what it may be, for the client to read.
+    """
+    detail = f"{field} may not be {value[:100]!r}; allowed: {', '.join(allowed)}."
+    return Failure(code, detail, field=field, allowed=allowed)
+
+
 class RunLost(Exception):
     """The load is no longer this worker's: another run has been taken, or the upload reached an end state.
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from stream_api.errors import Failure
+from stream_api.errors import Failure, field_refused
 
 Conflict = Literal["error", "skip", "update"]
 Mode = Literal["append", "atomic", "replace"]
@@ -102,8 +102,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _refused(name: str, value: str, allowed: list[str]) -> Failure:
-    detail = f"{name} may not be {value[:100]!r}; allowed: {', '.join(allowed)}."
-    return Failure("option_invalid", detail, field=name, allowed=allowed)
+    return field_refused("option_invalid", name, value, allowed)
 
 
 #: The form fields about a load, and what reads each.

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_api.errors import Failure
+from stream_api.errors import Failure, field_refused
 
 Encoding = Literal["utf-8", "utf-16-le", "utf-16-be", "iso-8859-1", "windows-1252"]
 Escape = Literal["double", "backslash"]
@@ -158,8 +158,7 @@ def _folded(value: str) -> str:
 
 
 def _refused(name: str, value: str, allowed: list[str]) -> Failure:
-    detail = f"{name} may not be {value[:100]!r}; allowed: {', '.join(allowed)}."
-    return Failure("dialect_invalid", detail, field=name, allowed=allowed)
+    return field_refused("dialect_invalid", name, value, allowed)
 
 
 #: The form fields about the dialect, and what reads each.
