@@ -28,6 +28,7 @@ from pydantic import SecretStr
 from bench.generate import Summary, generate, positive, share
 from bench.progress import Progress
 from bench.service import Service, ServiceFailed
+from bench.stand import say
 from stream_api.config import MIB, Settings
 from stream_api.dev.limits import memory_limit
 from stream_api.dev.server import ServerFailed
@@ -61,7 +62,7 @@ def run(rows: int, *, invalid: float, store: str, seed: int, result: dict[str, A
     :raises ServiceFailed: when the service does not run as it must.
     """
     with _temporary_folder() as folder:
-        _say(f"starting PostgreSQL, Valkey and {store}")
+        say(f"starting PostgreSQL, Valkey and {store}")
         name = next(each for each in STORES if each == store)
         with Stack(folder / "stack", store=name) as stack, memory_limit(LIMIT_BYTES) as limit:
             asyncio.run(migrate(Settings(database_url=SecretStr(stack.postgres.dsn))))
@@ -70,7 +71,7 @@ def run(rows: int, *, invalid: float, store: str, seed: int, result: dict[str, A
             result.update(bytes=summary.size_bytes, rowsInFile=summary.rows)
             if limit.limit_bytes is not None:
                 result["memoryLimitMegabytes"] = limit.limit_bytes // MIB
-            _say(f"memory limit of the service: {limit.description}")
+            say(f"memory limit of the service: {limit.description}")
             service = Service(stack.folder / "service.log", stack.environment(), limit)
             try:
                 service.wait_until_healthy()
@@ -79,7 +80,7 @@ def run(rows: int, *, invalid: float, store: str, seed: int, result: dict[str, A
                 _check(stack, status, summary, result)
                 service.sample()
             except BaseException:
-                _say(service.log_end())
+                say(service.log_end())
                 with contextlib.suppress(ServiceFailed):
                     service.stop()
                 raise
@@ -88,7 +89,7 @@ def run(rows: int, *, invalid: float, store: str, seed: int, result: dict[str, A
                     result["peakRssMegabytes"] = round(service.peak_rss_bytes / MIB, 1)
             service.stop()
             if service.peak_group_bytes is not None:
-                _say(f"peak of the control group: {service.peak_group_bytes / MIB:.1f} MB, kernel buffers included")
+                say(f"peak of the control group: {service.peak_group_bytes / MIB:.1f} MB, kernel buffers included")
 
 
 def _generate(file: Path, rows: int, seed: int, invalid: float, summary: Summary) -> None:
@@ -105,7 +106,7 @@ def _upload(file: Path, service: Service, result: dict[str, Any]) -> None:
         msg = "curl is not installed"
         raise DemoFailed(msg)
     url = f"http://127.0.0.1:{service.port}/upload"
-    _say(f"curl -X POST -F file=@{file.name} {url}")
+    say(f"curl -X POST -F file=@{file.name} {url}")
     # Its own progress bar on a terminal; the answer, then two figures on a line of their own.
     talk = ["--progress-bar"] if sys.stderr.isatty() else ["--silent", "--show-error"]
     command = [program, *talk, "--noproxy", "*", "-X", "POST", "-F", f"file=@{file};type=text/csv", url]
@@ -128,7 +129,7 @@ def _upload(file: Path, service: Service, result: dict[str, Any]) -> None:
         uploadSeconds=round(taken, 3),
         uploadMegabytesPerSecond=round(result["bytes"] / MIB / taken, 1),
     )
-    _say(f"202 after {taken:.1f} s: {answer['uploadId']}")
+    say(f"202 after {taken:.1f} s: {answer['uploadId']}")
 
 
 def _follow(service: Service, result: dict[str, Any]) -> dict[str, Any]:
@@ -209,10 +210,6 @@ def _temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _terminate(*_: object) -> None:
     sys.exit(128 + signal.SIGTERM)
 
@@ -230,7 +227,7 @@ def main() -> int:
     try:
         run(options.rows, invalid=options.invalid, store=options.store, seed=options.seed, result=result)
     except (DemoFailed, ServiceFailed, ServerFailed) as exc:
-        _say(f"demo: {exc}")
+        say(f"demo: {exc}")
         return 1
     except KeyboardInterrupt:
         return 130
