@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from stream_api.load.bits import bits, of_next, of_previous, parity, places, set_bit
 from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Int64s
 
 if TYPE_CHECKING:
@@ -171,40 +172,37 @@ class Grammar:
         Parity is exact as long as each opening quote stands at the start of a field and each closing one before a
         delimiter, a line end or a quote (a doubled one): that is tested for all of them.
         """
-        size = len(data)
-        if b"\r" in data:
-            # A CR as the last byte may be half of a CRLF; as it ends no record here, only its count is in the way.
-            halves = not final and data.endswith(b"\r")
-            if data.count(b"\r\n") + halves != data.count(b"\r"):
-                return None
-        if (self.backslash and _BACKSLASH in data) or (self.comment and self._may_have_comments(data)):
+        if self.backslash and _BACKSLASH in data:
             return None
-        array = np.frombuffer(data, np.uint8)
-        newlines = np.flatnonzero(array == _LF)
-        quotes = np.flatnonzero(array == self.quote[0]) if self.quote else newlines[:0]
-        if quotes.size:
-            if final and quotes.size & 1:
+        size, seen = len(data), np.frombuffer(data, np.uint8)
+        feeds = bits(seen == _LF)
+        line_ends = feeds.copy()
+        # So is what follows the data: that may be the other half of a CRLF.
+        set_bit(line_ends, size)
+        if b"\r" in data:
+            returns = bits(seen == _CR)
+            if (returns & ~of_next(line_ends)).any():
                 return None
-            quote, delimiter = self.quote[0], self.delimiter[0]
-            opening, closing = quotes[::2], quotes[1::2]
-            before = array[opening - 1]  # for an opening at 0 this looks at the last byte: see the next line
-            fits = (before == delimiter) | (before == _LF) | (opening == 0)
-            # `""`: this opening is the second half of a doubled quote.
-            fits[1:] |= closing[: opening.size - 1] == opening[1:] - 1
-            if not fits.all():
+            line_ends |= returns
+        if self.comment and self.comment in data:
+            comments = bits(seen == self.comment[0])
+            if data.startswith(self.comment) or (comments & of_previous(line_ends)).any():
                 return None
-            after = array[np.minimum(closing + 1, size - 1)]
-            fits = (after == delimiter) | (after == _LF) | (after == _CR) | (after == quote) | (closing == size - 1)
-            if not fits.all():
+        if self.quote and self.quote in data:
+            quotes = bits(seen == self.quote[0])
+            within = parity(quotes)
+            if final and within[-1] >> 63:
                 return None
-            newlines = newlines[np.searchsorted(quotes, newlines) & 1 == 0]
-        ends = newlines + 1
+            opening = quotes & within
+            # Of `""` within a field the first one closes it and the second one opens it again.
+            beside = line_ends | bits(seen == self.delimiter[0]) | quotes
+            if ((of_next(opening) | of_previous(quotes ^ opening)) & ~beside).any():
+                return None
+            feeds &= ~within
+        ends = places(feeds) + 1
         if final and size and (not ends.size or ends[-1] != size):
             ends = np.append(ends, size)
         return ends
-
-    def _may_have_comments(self, data: bytes) -> bool:
-        return data.startswith(self.comment) or any(end + self.comment in data for end in (b"\n", b"\r"))
 
     def is_comment(self, record: bytes) -> bool:
         """Whether `record` is a comment."""
