@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stream_api.load.columns.base import Reader, Typed, doubts, matching, only
+from stream_api.load.columns.base import Reader, Typed, cast_whole, contents, doubts, longest, matching, only
 
 #: Type, pattern and range. The patterns keep to what Arrow's int64 holds; the range does the rest.
 _INTEGERS: Final[dict[str, tuple[pa.DataType, str, int]]] = {
@@ -25,9 +25,24 @@ _FLOATS: Final[dict[str, tuple[pa.DataType, str]]] = {
     "float8": (pa.float64(), r"-?[0-9]{1,17}(?:\.[0-9]{1,17})?(?:[eE][+-]?[0-9]{1,2})?"),
 }
 
+# Of texts without a byte beyond `9` (letters: so no exponents, no words, no other bases) Arrow takes those that have a
+# minus or none, digits, and for decimals a plus and a point anywhere, if there is a digit: so does Postgres. Arrow
+# refuses what would be rounded or does not fit. `tests/load/test_columns_quick.py` tries all short ones.
+_LAST_DIGIT: Final = ord("9")
+#: Far from overflow of a float and from its denormals: see above. As a decimal it is longer than it can be.
+_PLAIN_LENGTH: Final = 32
+
 _PLAIN_NUMBER: Final = r"-?[0-9]+(?:\.[0-9]+)?"
 #: Far below the 131,072 digits before the point and 16,383 after it that numeric holds.
 _PLAIN_DIGITS: Final = 1000
+
+
+def _plain(values: pa.StringArray, data_type: pa.DataType, length: int = _PLAIN_LENGTH) -> pa.Array[Any] | None:
+    """The quick way: the numbers of a column that is all plain ones of this length at most, else `None`."""
+    text, places = contents(values)
+    if text.max(initial=0) > _LAST_DIGIT or longest(places) > length:
+        return None
+    return cast_whole(values, data_type)
 
 
 def integer_reader(kind: str) -> Reader:
@@ -35,6 +50,8 @@ def integer_reader(kind: str) -> Reader:
     data_type, pattern, limit = _INTEGERS[kind]
 
     def read(values: pa.StringArray) -> Typed:
+        if (plain := _plain(values, data_type)) is not None:
+            return Typed(plain)
         mask = matching(values, pattern)
         wide = pc.cast(only(values, mask), pa.int64())
         if data_type == pa.int64():
@@ -57,6 +74,8 @@ def decimal_reader(precision: int, scale: int) -> Reader:
     data_type = pa.decimal128(precision, scale)
 
     def read(values: pa.StringArray) -> Typed:
+        if (plain := _plain(values, data_type)) is not None:
+            return Typed(plain)
         mask = matching(values, pattern)
         return Typed(pc.cast(only(values, mask), data_type), doubts(mask))
 
@@ -68,6 +87,8 @@ def float_reader(kind: str) -> Reader:
     data_type, pattern = _FLOATS[kind]
 
     def read(values: pa.StringArray) -> Typed:
+        if (plain := _plain(values, data_type)) is not None:
+            return Typed(plain)
         mask = matching(values, pattern)
         return Typed(pc.cast(only(values, mask), data_type), doubts(mask))
 
@@ -76,5 +97,8 @@ def float_reader(kind: str) -> Reader:
 
 def read_plain_number(values: pa.StringArray) -> Typed:
     """Type numeric without a modifier: no binary form of Arrow's keeps each value's scale, but most need no judge."""
+    # A float has not its digits, but what is one is a number.
+    if _plain(values, pa.float64()) is not None:
+        return Typed(None)
     short = pc.less_equal(pc.binary_length(values), pa.scalar(_PLAIN_DIGITS))
     return Typed(None, doubts(pc.and_(matching(values, _PLAIN_NUMBER), short)))

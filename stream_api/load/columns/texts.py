@@ -7,7 +7,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stream_api.load.columns.base import Reader, Typed, doubts, only
+from stream_api.load.columns.base import Reader, Typed, contents, doubts, longest, lost
 
 # Postgres takes every unique prefix of the words, in any case, within white space; these are the ones in use.
 _TRUE: Final = ("t", "true", "y", "yes", "on", "1")
@@ -19,7 +19,7 @@ def _in_every_case(words: tuple[str, ...]) -> pa.StringArray:
 
 
 _TRUE_WORDS: Final = _in_every_case(_TRUE)
-_FALSE_WORDS: Final = _in_every_case(_FALSE)
+_WORDS: Final = pa.array([*_TRUE_WORDS, *_in_every_case(_FALSE)], pa.string())
 
 
 def text_reader(length: int | None, *, utf8: bool) -> Reader:
@@ -30,7 +30,7 @@ def text_reader(length: int | None, *, utf8: bool) -> Reader:
     """
 
     def read(values: pa.StringArray) -> Typed:
-        if length is None and utf8:
+        if utf8 and (length is None or longest(contents(values)[1]) <= length):  # no character is less than a byte
             return Typed(values)
         mask = values.is_valid() if utf8 else pc.string_is_ascii(values)
         if length is not None:
@@ -45,13 +45,12 @@ def enum_reader(labels: tuple[str, ...]) -> Reader:
     known = pa.array(labels, pa.string())
 
     def read(values: pa.StringArray) -> Typed:
-        return Typed(values, doubts(pc.or_(pc.is_in(values, value_set=known), values.is_null())))
+        return Typed(values, lost(values, pc.index_in(values, value_set=known)))
 
     return read
 
 
 def read_bool(values: pa.StringArray) -> Typed:
     """Type boolean."""
-    true = pc.is_in(values, value_set=_TRUE_WORDS)
-    mask = pc.or_(pc.or_(true, pc.is_in(values, value_set=_FALSE_WORDS)), values.is_null())
-    return Typed(only(true, values.is_valid()), doubts(mask))
+    word = pc.index_in(values, value_set=_WORDS)
+    return Typed(pc.less(word, pa.scalar(len(_TRUE_WORDS), word.type)), lost(values, word))
