@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import struct
 import uuid
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_api.datasets.plan import Kind, PlanColumn
-from stream_api.load.columns import numbers, times, uuids
+from stream_api.load.columns import documents, numbers, times, uuids
 from stream_api.load.columns.base import Reader, Typed
 from stream_api.load.columns.readers import column_reader
 from tests.load.values import connected
@@ -195,3 +198,23 @@ def test_bytes_beneath_a_null_are_nobodys(kind: Kind, facts: dict[str, Any], usu
     typed = reader(kind, facts)(pa.StringArray.from_buffers(3, places, data, valid, 1))
     assert typed.doubtful is None
     assert typed.array == reader(kind, facts)(pa.array([usual[0], None, usual[0]], pa.string())).array
+
+
+SUSPECT = re.compile(r"\\u0000|[eE][+-]?[0-9]{4}|[0-9]{100}")
+
+
+@given(st.lists(st.text("eE+-09u\\", max_size=12)), st.integers(1, 20), st.integers(0, 3))
+def test_suspects_in_documents_are_found_across_pieces(values: list[str], piece_bytes: int, offset: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_PIECE_BYTES", piece_bytes)
+        suspects = documents._suspects(pa.array(["9" * 40, *values, None], pa.string()).slice(offset))
+    expected = [False, *(SUSPECT.search(value) is not None for value in values), False]
+    assert suspects.tolist() == expected[offset:]
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 64, 1000])
+def test_long_runs_of_digits_are_found_wherever_they_lie(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+    monkeypatch.setattr(documents, "_PIECE_BYTES", piece_bytes)
+    values = [" " * before + "9" * run + " " * after for before in range(9) for run in (99, 100) for after in (0, 5)]
+    suspects = documents._suspects(pa.array(values, pa.string()))
+    assert suspects.tolist() == ["9" * 100 in value for value in values]
