@@ -34,10 +34,10 @@ _NARROW_PATH: Final = "SELECT pg_catalog.set_config('search_path', 'pg_catalog',
 
 # A BEFORE trigger of a partition runs after its row was routed there and still ahead of NOT NULL.
 _TRIGGERS: Final = """
-SELECT EXISTS (
-    SELECT FROM pg_trigger
-     WHERE (tgrelid = $1 OR tgrelid IN (SELECT relid FROM pg_partition_tree($1)))
-       AND tgenabled IN ('O', 'A') AND tgtype & 7 = 7)  -- 1 FOR EACH ROW, 2 BEFORE, 4 INSERT
+SELECT coalesce(bool_or(tgtype & 7 = 7), false) AS before_insert,  -- 1 FOR EACH ROW, 2 BEFORE, 4 INSERT
+       coalesce(bool_or(tgtype & 4 = 4 AND (tgdeferrable OR NOT tgisinternal)), false) AS may_defer
+  FROM pg_trigger
+ WHERE (tgrelid = $1 OR tgrelid IN (SELECT relid FROM pg_partition_tree($1))) AND tgenabled IN ('O', 'A')
 """
 
 # What ON CONFLICT can speak of; the primary key comes first. A constraint without overlaps is an exclusion.
@@ -78,13 +78,14 @@ SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.atttyp
  ORDER BY a.attnum
 """
 
-# Everything of its columns that a plan rests on, and which table it is.
-_SHAPE: Final = """
+#: Everything of its columns that a plan rests on, and which table it is; `{table}` is where its name stands.
+SHAPE: Final = """
 SELECT md5(string_agg(concat_ws(' ', attrelid, attnum, quote_ident(attname), atttypid, atttypmod, attcollation,
                                 attnotnull, atthasdef, attidentity, attgenerated), ';' ORDER BY attnum))
   FROM pg_catalog.pg_attribute
- WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped
+ WHERE attrelid = pg_catalog.to_regclass({table}) AND attnum > 0 AND NOT attisdropped
 """
+_SHAPE: Final = SHAPE.format(table="$1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ class Table:
     """A table as the catalogue shows it.
 
     :param before_insert: row triggers run before an INSERT; they may fill what is NOT NULL.
+    :param may_defer: rows that went in may still be refused at the COMMIT: by a deferrable constraint or by a trigger.
     :param encoding: of the database, such as `UTF8`.
     :param primary_key: its columns, if there is one that is not deferrable.
     :param unique_keys: the columns of each plain unique index, that of the primary key included.
@@ -134,6 +136,7 @@ class Table:
     name: str
     columns: tuple[Column, ...]
     before_insert: bool = False
+    may_defer: bool = False
     encoding: str = "UTF8"
     primary_key: tuple[str, ...] = ()
     unique_keys: tuple[tuple[str, ...], ...] = ()
@@ -173,7 +176,7 @@ async def read_table(conn: Connection, table: str) -> Table:
             )
             raise Failure("table_missing", msg, table=table)
         await conn.fetchval(_NARROW_PATH)
-        before_insert = await conn.fetchval(_TRIGGERS, found["oid"])
+        (triggers,) = await conn.fetch(_TRIGGERS, found["oid"])
         columns = await conn.fetch(_COLUMNS, found["oid"])
         keys = await conn.fetch(_KEYS, found["oid"])
         shape = await conn.fetchval(_SHAPE, f"{quote_identifier(found['schema'])}.{quote_identifier(found['name'])}")
@@ -182,7 +185,8 @@ async def read_table(conn: Connection, table: str) -> Table:
         schema=found["schema"],
         name=found["name"],
         columns=tuple(_column(row) for row in columns),
-        before_insert=before_insert,
+        before_insert=triggers["before_insert"],
+        may_defer=triggers["may_defer"],
         encoding=found["encoding"],
         primary_key=next((tuple(key["columns"]) for key in keys if key["is_primary"]), ()),
         unique_keys=tuple(tuple(key["columns"]) for key in keys),

@@ -13,40 +13,19 @@ import msgspec
 from stream_api.errors import Failure, RunLost
 from stream_api.ledger.errors import translated
 from stream_api.ledger.jsonb import as_jsonb
+from stream_api.ledger.literals import TRUE, Sql, call, literal
 from stream_api.ledger.pool import Connection
 
 #: Seconds that a statement of this module may take. Its waits for locks end after `LOCK_TIMEOUT_SECONDS`; this is for
 #: a server that has stopped answering.
 _STATEMENT_TIMEOUT_SECONDS: Final = 30.0
 
-# The INSERT reads from the fence, so the fence is evaluated, and its row locked, before anything is inserted. FOR SHARE
-# is shared by the lanes of a run and is in the way of every UPDATE of the row: a completion, failure, cancellation or
-# taking waits for the segments in flight, and a segment that comes later waits for it and then finds that its run or
-# state has changed. set_config stands above both counts, so it is evaluated after them; it lasts for the transaction:
-# the COPY that follows may wait for its table without end.
-_CLAIM: Final = """
-WITH fence AS MATERIALIZED (
-    SELECT id FROM stream_api.uploads WHERE id = $1 AND run = $2 AND state = 'processing' FOR SHARE
-), claimed AS (
-    INSERT INTO stream_api.segments (upload_id, number) SELECT id, $3 FROM fence
-    ON CONFLICT (upload_id, number) DO NOTHING
-    RETURNING number
-)
-SELECT fenced.found AS fenced, inserted.found AS claimed, set_config('lock_timeout', '0', true)
-FROM (SELECT count(*) AS found FROM fence) AS fenced, (SELECT count(*) AS found FROM claimed) AS inserted
-"""
+#: SQLSTATEs of the functions of migration 0006.
+_RUN_LOST: Final = "SA001"
+_LOADED: Final = "SA002"
+_OTHER_TABLE: Final = "SA003"
+_CHANGED: Final = "SA004"
 
-_RECORD: Final = """
-UPDATE stream_api.segments AS segment
-SET table_oid = to_regclass($12)::oid, start_byte = $3, end_byte = $4, first_line = $5, lines = $6, rows_read = $7,
-    rows_inserted = $8, rows_updated = $9, rows_skipped = $10, rejected = $11::jsonb, committed_at = clock_timestamp(),
-    rejects = $13, rejects_key = $14, first_rejects = $15::jsonb, header = $16
-FROM stream_api.uploads AS upload
-WHERE segment.upload_id = $1 AND segment.number = $2 AND segment.table_oid IS NULL
-  AND upload.id = segment.upload_id
-  AND to_regclass(coalesce(upload.staging_table, upload.target_table)) = to_regclass($12)
-RETURNING segment.number
-"""
 _REVISE: Final = """
 UPDATE stream_api.segments
 SET rows_inserted = $3, rows_updated = $4, rows_skipped = $5, rejected = $6::jsonb,
@@ -136,21 +115,30 @@ class CommittedSegment(SegmentFigures):
 
 
 async def claim_segment(connection: Connection, upload_id: UUID, run: int, number: int) -> bool:
-    """Begin loading a segment: the fence and its ledger row, in one statement inside the caller's transaction.
+    """Begin the transaction of a segment, with the fence and its ledger row, in one round trip.
 
-    Afterwards `lock_timeout` is 0 until the transaction ends.
+    Whatever is raised, the transaction is the caller's to roll back. Until it ends `lock_timeout` is 0.
 
-    :returns: `True` if the segment is to be loaded in this transaction; `False` if it is loaded already.
+    :returns: `True` if the segment is to be loaded in this transaction; `False`, without one, if it is loaded already.
     :raises RunLost: the upload is in an end state, or another run has taken it.
     :raises Failure: `database_unavailable`, also when the fence or the segment is held for longer than the time-out
-        for locks; `database_refused`.
+        for locks; `database_refused`, transient where the migration is missing.
     """
+    claim = call("stream_api.claim_segment", literal(upload_id), literal(run), literal(number))
     with translated(connection):
-        row = await connection.fetchrow(_CLAIM, upload_id, run, number, timeout=_STATEMENT_TIMEOUT_SECONDS)
-    assert row is not None  # noqa: S101 (two counts are always one row)
-    if not row["fenced"]:
-        raise RunLost(f"run {run} of upload {upload_id} is over")
-    return bool(row["claimed"])
+        try:
+            await connection.execute(f"BEGIN; SELECT {claim}", timeout=_STATEMENT_TIMEOUT_SECONDS)
+        except asyncpg.PostgresError as exc:
+            if _is_ours(exc, _RUN_LOST):
+                raise RunLost(f"run {run} of upload {upload_id} is over") from exc
+            if isinstance(exc, asyncpg.UndefinedFunctionError):
+                detail = "Functions of the service are missing: run `stream-api migrate` on this database"
+                raise Failure("database_refused", detail, transient=True, sqlstate=exc.sqlstate) from exc
+            if not _is_ours(exc, _LOADED):
+                raise
+            await connection.execute("ROLLBACK", timeout=_STATEMENT_TIMEOUT_SECONDS)
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,44 +175,55 @@ async def count_rejected(connection: Connection, upload_id: UUID, *, alone: bool
     return row["read"], row["failed"]
 
 
-async def record_segment(
+async def commit_segment(
     connection: Connection,
     upload_id: UUID,
     figures: SegmentFigures,
     table: str,
     kept: Kept = NOTHING_KEPT,
+    *,
+    as_meant: Sql = TRUE,
 ) -> None:
-    """Complete the ledger row of a segment, after its COPY and in the same transaction.
+    """Complete the ledger row of a segment, after its COPY, and commit its transaction, in one round trip.
+
+    Whatever is raised, the transaction is the caller's to roll back, if there still is one.
 
     :param table: the table that the COPY went into, as SQL names it.
+    :param as_meant: a condition in SQL: the table is still the one that the rows were meant for.
     :raises Failure: `plan_changed` if that is not the table that the upload was taken for: its ledger row would
-        otherwise be taken for a stale one, and the segment loaded twice. `database_unavailable`, `database_refused`.
+        otherwise be taken for a stale one, and the segment loaded twice. `database_unavailable`, also when the table
+        is not as it was meant to be: it is looked at anew then. `database_refused`.
     """
+    record = call(
+        "stream_api.record_segment",
+        literal(upload_id),
+        literal(figures.number),
+        literal(table),
+        as_meant,
+        literal(figures.start),
+        literal(figures.end),
+        literal(figures.first_line),
+        literal(figures.lines),
+        literal(figures.rows_read),
+        literal(figures.rows_inserted),
+        literal(figures.rows_updated),
+        literal(figures.rows_skipped),
+        literal(as_jsonb(figures.rejected)),
+        literal(kept.rejects),
+        literal(kept.rejects_key),
+        literal(as_jsonb(figures.first_rejects) if figures.first_rejects else None),
+        literal(kept.header),
+    )
     with translated(connection):
-        recorded = await connection.fetchval(
-            _RECORD,
-            upload_id,
-            figures.number,
-            figures.start,
-            figures.end,
-            figures.first_line,
-            figures.lines,
-            figures.rows_read,
-            figures.rows_inserted,
-            figures.rows_updated,
-            figures.rows_skipped,
-            as_jsonb(figures.rejected),
-            table,
-            kept.rejects,
-            kept.rejects_key,
-            as_jsonb(figures.first_rejects) if figures.first_rejects else None,
-            kept.header,
-            timeout=_STATEMENT_TIMEOUT_SECONDS,
-        )
-    if recorded is None:
-        raise Failure(
-            "plan_changed", f"The segment went into {table}, which is not the table that this upload was taken for"
-        )
+        try:
+            await connection.execute(f"SELECT {record}; COMMIT", timeout=_STATEMENT_TIMEOUT_SECONDS)
+        except asyncpg.PostgresError as exc:
+            if _is_ours(exc, _OTHER_TABLE):
+                detail = f"The segment went into {table}, which is not the table that this upload was taken for"
+                raise Failure("plan_changed", detail) from exc
+            if _is_ours(exc, _CHANGED):
+                raise Failure("database_unavailable", f"{table} has just changed. It is looked at anew.") from exc
+            raise
 
 
 async def committed_segments(connection: Connection, upload_id: UUID) -> list[CommittedSegment]:
@@ -261,3 +260,8 @@ async def revise_segment(connection: Connection, upload_id: UUID, figures: Segme
     if revised is None:
         msg = f"segment {figures.number} of {upload_id} with {figures.rows_read} rows is not in the ledger"
         raise ValueError(msg)
+
+
+def _is_ours(exc: asyncpg.PostgresError, sqlstate: str) -> bool:
+    """Whether a function of ours has raised this: a trigger of the table might choose the same SQLSTATE."""
+    return exc.sqlstate == sqlstate and exc.schema_name == "stream_api"

@@ -7,8 +7,10 @@ from functools import partial
 from uuid import UUID
 
 from stream_api.config import RejectLimit, Settings
+from stream_api.datasets.catalogue import Table
 from stream_api.datasets.plan import Plan
-from stream_api.ledger.pool import Connection, LaneConnection, Pool
+from stream_api.ledger.literals import TRUE
+from stream_api.ledger.pool import LaneConnection, Pool
 from stream_api.ledger.segments import SegmentFigures
 from stream_api.ledger.staging import staging_name
 from stream_api.load.claiming import Claims
@@ -26,7 +28,7 @@ from stream_api.load.sieve import Sieve
 from stream_api.load.source import Source
 from stream_api.load.staged import Staged
 from stream_api.load.straight import Straight
-from stream_api.load.target import check_shape
+from stream_api.load.target import check_shape, has_shape
 from stream_api.load.turns import Turns
 from stream_api.load.validator import Validator
 from stream_api.storage.keys import new_rejects_key
@@ -38,7 +40,7 @@ class Assembly:
     """What one attempt at a load is made of.
 
     :param store, pool: stay the caller's.
-    :param shape: of the table that the plan was set against.
+    :param table: that the plan was set against, as it was then.
     :param source: of the file.
     :param limits: of what is read.
     :param reject_limit: more rejections than this fail the load; `None` for any number.
@@ -54,7 +56,7 @@ class Assembly:
         manifest: Manifest,
         run: int,
         plan: Plan,
-        shape: str | None,
+        table: Table,
         source: Source,
         limits: Limits,
         reject_limit: RejectLimit | None,
@@ -73,7 +75,7 @@ class Assembly:
             read_again, open_range=source.open_again, make_cutter=self._make_cutter, run_in_thread=run_in_thread
         )
         self._sieve = Sieve(plan, read_again=again, parser=self._parser, judge=self._judge, run_in_thread=run_in_thread)
-        self._check = partial(check_shape, plan=plan, shape=shape)
+        self._table = table
         self.recorder = Recorder(
             self._upload_id,
             staging_name(self._upload_id) if plan.staged else plan.table,
@@ -81,7 +83,7 @@ class Assembly:
             limit=reject_limit,
             put=partial(_put_rejects, store, self._upload_id),
             # What goes into staging is checked by the move.
-            check=_unchecked if plan.staged else self._check,
+            as_meant=TRUE if plan.staged else has_shape(plan, table.shape),
         )
         # Of all lanes.
         self._turns, self._order = Turns(), FileOrder()
@@ -113,7 +115,7 @@ class Assembly:
             sieve=self._sieve,
             recorder=self.recorder,
             get=self._store.get,
-            check=self._check,
+            check=partial(check_shape, plan=self.plan, shape=self._table.shape),
         )
 
     def _way(self, connection: LaneConnection) -> Way:
@@ -121,12 +123,8 @@ class Assembly:
         if self.plan.staged:
             return Staged(claims, self.plan, staging_name(self._upload_id))
         if self.plan.conflict == "error":
-            return Straight(claims, self.plan, sieve=self._sieve, turns=self._turns)
+            return Straight(claims, self.plan, sieve=self._sieve, turns=self._turns, may_defer=self._table.may_defer)
         return Merging(claims, self.plan, sieve=self._sieve, order=self._order)
-
-
-async def _unchecked(_: Connection) -> None:
-    pass
 
 
 async def _put_rejects(store: ObjectStore, upload_id: UUID, segment: int, packed: bytes) -> str:

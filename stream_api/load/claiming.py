@@ -16,7 +16,7 @@ from stream_api.ledger.segments import SegmentFigures, claim_segment
 from stream_api.load.copying import Sent
 from stream_api.load.recorder import Recorder
 from stream_api.load.sieve import Loaded
-from stream_api.load.transacting import transaction
+from stream_api.load.transacting import rolled_back_if_left
 
 log = structlog.get_logger()
 
@@ -47,14 +47,16 @@ class Claims:
     async def claimed(self, number: int) -> AsyncIterator[bool]:
         """A transaction with the fence and the segment's ledger row; false where the segment is loaded already.
 
+        `record` commits it, and whatever is raised rolls it back.
+
         :raises RunLost: the run is no longer this worker's.
         """
         with translated(self.connection):
-            async with transaction(self.connection):
+            async with rolled_back_if_left(self.connection):
                 yield await claim_segment(self.connection, self._upload_id, self._run, number)
 
     async def record(self, number: int, start: int, first_line: int, sent: Sent, loaded: Loaded) -> SegmentFigures:
-        """Complete the ledger row, as the last thing in its transaction.
+        """Complete the ledger row and commit its transaction.
 
         :raises Failure: see `Recorder.record`.
         """

@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from stream_api.config import RejectLimit, Settings
+from stream_api.datasets.catalogue import Table
 from stream_api.datasets.dataset import Datasets, find_dataset
 from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.dialects.dialect import Dialect
@@ -179,10 +180,10 @@ class Loader:
         log.info("load.taken", segments_committed=len(taken.segments), size_bytes=manifest.size_bytes)
         upload_id, run = manifest.upload_id, taken.run
         try:
-            plan, shape = await self._plan(manifest, taken)
+            plan, table = await self._plan(manifest, taken)
             if plan.staged:
                 await prepare_staging(self._pool, upload_id, run, plan, anew=not taken.segments)
-            load = self._assembled(manifest, taken, plan, shape)
+            load = self._assembled(manifest, taken, plan, table)
             decoded_bytes = await self._load_holes(load, manifest, taken, attempts, slot)
             await self._judge_rejects(load, manifest)
             if plan.staged:
@@ -285,7 +286,7 @@ class Loader:
                     await give_up_staging(self._pool, manifest.upload_id, run)
                 raise
 
-    def _assembled(self, manifest: Manifest, taken: Taken, plan: Plan, shape: str | None) -> Assembly:
+    def _assembled(self, manifest: Manifest, taken: Taken, plan: Plan, table: Table) -> Assembly:
         return Assembly(
             settings=self._settings,
             store=self._store,
@@ -294,7 +295,7 @@ class Loader:
             manifest=manifest,
             run=taken.run,
             plan=plan,
-            shape=shape,
+            table=table,
             source=self._source(manifest, plan.dialect),
             limits=Limits.of(self._settings, plan.max_record_bytes),
             reject_limit=self._limit(manifest),
@@ -320,10 +321,10 @@ class Loader:
             connections.append(connection)
         return connections
 
-    async def _plan(self, manifest: Manifest, taken: Taken) -> tuple[Plan, str | None]:
+    async def _plan(self, manifest: Manifest, taken: Taken) -> tuple[Plan, Table]:
         """The plan by which segments were loaded, if the table still fits it; otherwise one made of the header.
 
-        And the shape of the table that it fits.
+        And the table that it fits.
 
         As long as nothing is loaded a plan binds nobody: whoever changes table or dataset and retries gets a new one.
         """
@@ -332,7 +333,7 @@ class Loader:
         table = await look_up(self._pool, target)
         if stored is not None:
             check_plan(stored, table)
-            return stored, table.shape
+            return stored, table
         limits = Limits.of(self._settings)
         dataset, options = find_dataset(self._datasets, manifest.dataset), manifest.options
         source = self._source(manifest, manifest.dialect)
@@ -354,7 +355,7 @@ class Loader:
             dry_run=plan.dry_run,
             staging=staging_name(manifest.upload_id) if plan.staged else None,
         )
-        return Plan.decode(encoded), table.shape
+        return Plan.decode(encoded), table
 
     def _source(self, manifest: Manifest, dialect: Dialect) -> Source:
         return Source(self._store, manifest, dialect, self._settings, self._run_in_thread)

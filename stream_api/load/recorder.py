@@ -1,4 +1,4 @@
-"""What comes last in the transaction of a segment: its rejects, and are they too many? then its ledger row."""
+"""What comes last in the transaction of a segment: its rejects, and are they too many? then ledger row and commit."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from uuid import UUID
 
 from stream_api.config import RejectLimit
 from stream_api.errors import Failure
+from stream_api.ledger.literals import TRUE, Sql
 from stream_api.ledger.pool import Connection
-from stream_api.ledger.segments import Kept, SegmentFigures, count_rejected, record_segment
+from stream_api.ledger.segments import Kept, SegmentFigures, commit_segment, count_rejected
 from stream_api.load.rejects import Rejects
 
 #: Packed rejections up to this size lie in the ledger row itself: most segments have none or a few.
@@ -28,7 +29,7 @@ class Recorder:
     :param limit: more rejections than this fail the load; `None` for any number.
     :param put: stores an object for the rejections of a segment, of which there are many, and returns its key: a new
         one each time, so that what a transaction that was rolled back has stored is nobody's.
-    :param check: that the rows are where they were meant to go; raises `Failure`.
+    :param as_meant: a condition in SQL: the rows are where they were meant to go.
     """
 
     def __init__(
@@ -39,21 +40,20 @@ class Recorder:
         staged: bool = False,
         limit: RejectLimit | None,
         put: Callable[[int, bytes], Awaitable[str]],
-        check: Callable[[Connection], Awaitable[None]],
+        as_meant: Sql = TRUE,
     ) -> None:
         self._upload_id = upload_id
         self._table = table
         self._staged = staged
         self._limit = limit
         self._put = put
-        self._check = check
+        self._as_meant = as_meant
 
     async def record(self, connection: Connection, figures: SegmentFigures, rejects: Rejects, header: bytes) -> None:
-        """Complete the ledger row in the caller's transaction.
+        """Complete the ledger row and commit the caller's transaction.
 
-        :raises Failure: `too_many_rejects`; those of the check, of the store and of `record_segment`.
+        :raises Failure: `too_many_rejects`; those of the store and of `commit_segment`.
         """
-        await self._check(connection)
         limited = rejects and self._limit is not None
         if limited:
             # A look ahead: what is too much as it is stores no object that nobody would name.
@@ -62,7 +62,7 @@ class Recorder:
         if limited:
             # After the object is stored: other lanes wait from here to the commit.
             await self._judge_with(connection, figures, rejects, alone=True)
-        await record_segment(connection, self._upload_id, figures, self._table, kept)
+        await commit_segment(connection, self._upload_id, figures, self._table, kept, as_meant=self._as_meant)
 
     async def _judge_with(
         self, connection: Connection, figures: SegmentFigures, rejects: Rejects, *, alone: bool

@@ -38,15 +38,17 @@ class Straight:
 
     :param sieve: loads the segments of which Postgres refuses rows.
     :param turns: of all lanes of the load.
+    :param may_defer: see `Table`.
     """
 
-    def __init__(self, claims: Claims, plan: Plan, *, sieve: Sieve, turns: Turns) -> None:
+    def __init__(self, claims: Claims, plan: Plan, *, sieve: Sieve, turns: Turns, may_defer: bool) -> None:
         self._claims = claims
         self._connection = claims.connection
         self._plan = plan
         self._into = Into(plan.table_schema, plan.table_name, plan.column_names)
         self._sieve = sieve
         self._turns = turns
+        self._may_defer = may_defer
 
     async def load(self, stream: SegmentStream, /) -> SegmentFigures | None:
         """Load a segment: fence, ledger row and COPY, in one transaction; `None` where it is loaded already.
@@ -88,8 +90,9 @@ class Straight:
                 sent.claimed = True
                 with refusals(self._plan.table, self._connection):
                     taken = await copy_segment(self._connection, self._into, stream.batches, first, sent)
-                # What is deferred would come with the COMMIT, where nobody could tell the rows any more.
-                await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                # What is deferred is checked before others are made to wait for this commit, and in its own time.
+                if self._may_defer:
+                    await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 loaded = Loaded(sent.read, taken, sent.rows - taken, Rejects.join(sent.rejections))
                 figures = await self._claims.record(stream.number, stream.start, stream.first_line, sent, loaded)
         except asyncpg.PostgresError as exc:

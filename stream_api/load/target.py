@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from stream_api.datasets.catalogue import read_shape
+from stream_api.datasets.catalogue import SHAPE, read_shape
 from stream_api.datasets.plan import Plan
 from stream_api.errors import Failure
+from stream_api.ledger.literals import Sql, literal
 from stream_api.ledger.pool import Connection
 
 # `key_name` and `key`: of the only index that can refuse a row, where an INSERT into the table does nothing but insert,
@@ -113,6 +114,12 @@ async def look_at(connection: Connection, plan: Plan) -> Target:
         key_name=found["key_name"],
         key=key if key.keys() <= set(plan.column_names) else {},
     )
+
+
+def has_shape(plan: Plan, shape: str | None) -> Sql:
+    """A condition in SQL: see `check_shape`."""
+    found = SHAPE.format(table=literal(plan.table))
+    return Sql(f"({found}) IS NOT DISTINCT FROM {literal(shape)}")
 
 
 async def check_shape(connection: Connection, plan: Plan, shape: str | None) -> None:

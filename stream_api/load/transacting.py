@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -20,25 +21,40 @@ _ROLLBACK_SECONDS: Final = 2.0
 
 @asynccontextmanager
 async def transaction(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """A transaction whose end never hides what ended it, as asyncpg's own does.
-
-    A COPY that was cut off by a lost session, or by a cancellation while the server takes nothing, leaves a connection
-    on which nothing can be rolled back, or only some time.
-    """
+    """A transaction whose end never hides what ended it, as asyncpg's own does."""
     transaction = connection.transaction()
     await transaction.start()
     try:
         yield
     except BaseException:
-        try:
-            async with asyncio.timeout(_ROLLBACK_SECONDS):
-                await transaction.rollback()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
-            # The session goes, and with it what was to be rolled back.
-            log.debug("load.not_rolled_back", error=repr(exc))
-            connection.terminate()
+        await _rolled_back(connection, transaction.rollback)
         raise
     await transaction.commit()
+
+
+@asynccontextmanager
+async def rolled_back_if_left(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """The same, where the body itself begins and commits, by statements that carry something else as well."""
+    try:
+        yield
+    except BaseException:
+        # Also where asyncpg knows of no transaction: the answer to the BEGIN may not have come any more.
+        await _rolled_back(connection, partial(connection.execute, "ROLLBACK"))
+        raise
+
+
+async def _rolled_back(connection: asyncpg.Connection, roll_back: Callable[[], Awaitable[object]]) -> None:
+    """Roll back, or end the session, and with it what was to be rolled back.
+
+    A COPY that was cut off by a lost session, or by a cancellation while the server takes nothing, leaves a connection
+    on which nothing can be rolled back, or only some time.
+    """
+    try:
+        async with asyncio.timeout(_ROLLBACK_SECONDS):
+            await roll_back()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+        log.debug("load.not_rolled_back", error=repr(exc))
+        connection.terminate()
 
 
 @asynccontextmanager

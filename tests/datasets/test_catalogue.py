@@ -102,3 +102,31 @@ async def test_triggers_that_may_fill_a_row(empty_database: str) -> None:
         assert not (await read_table(connection, "filled")).before_insert
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("CREATE INDEX ON t (a)", False),
+        ("ALTER TABLE t ADD UNIQUE (a), ADD FOREIGN KEY (a) REFERENCES other", False),
+        ("ALTER TABLE u ADD FOREIGN KEY (a) REFERENCES t DEFERRABLE", False),
+        ("ALTER TABLE t ADD UNIQUE (a) DEFERRABLE", True),
+        ("ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES other DEFERRABLE INITIALLY DEFERRED", True),
+        ("ALTER TABLE t ADD EXCLUDE USING btree (a WITH =) DEFERRABLE", True),
+        ("CREATE TRIGGER g AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f()", False),
+        ("CREATE TRIGGER g AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION f()", True),
+        ("CREATE CONSTRAINT TRIGGER g AFTER INSERT ON child DEFERRABLE FOR EACH ROW EXECUTE FUNCTION f()", True),
+    ],
+)
+async def test_what_may_come_at_the_commit_only(empty_database: str, what: str, *, expected: bool) -> None:
+    connection = await asyncpg.connect(empty_database)
+    try:
+        await connection.execute("""
+            CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+            CREATE TABLE other (a int PRIMARY KEY); CREATE TABLE u (a int);
+            CREATE TABLE t (a int PRIMARY KEY);
+            CREATE TABLE parent (a int) PARTITION BY RANGE (a); CREATE TABLE child PARTITION OF parent DEFAULT""")
+        await connection.execute(what)
+        assert (await read_table(connection, "parent" if "child" in what else "t")).may_defer is expected
+    finally:
+        await connection.close()

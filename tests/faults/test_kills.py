@@ -19,7 +19,6 @@ FILE = make_file(20_000)
 #: Far enough into the file that something is committed, where a place comes by more than once.
 _OCCURRENCES = {
     "inside a COPY": 3,
-    "between COPY and ledger row": 4,
     "between COPY and commit": 5,
     "after a commit": 6,
 }

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from stream_api.config import Settings
 from stream_api.ledger.pool import connect_lane, open_pool
 from stream_api.ledger.rows import Intake
-from stream_api.ledger.segments import SegmentFigures, claim_segment, record_segment
+from stream_api.ledger.segments import SegmentFigures, claim_segment, commit_segment
 from stream_api.ledger.uploads import Ended, Ledger, Taken
 
 CREATED_AT = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
@@ -71,9 +71,8 @@ class Loads:
         lane = await self.lane(upload_id, run)
         try:
             for segment in segments:
-                async with lane.transaction():
-                    assert await claim_segment(lane, upload_id, run, segment.number)
-                    await record_segment(lane, upload_id, segment, table)
+                assert await claim_segment(lane, upload_id, run, segment.number)
+                await commit_segment(lane, upload_id, segment, table)
         finally:
             await lane.close()
 

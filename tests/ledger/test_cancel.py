@@ -12,7 +12,7 @@ from stream_api.errors import Failure, RunLost
 from stream_api.ledger import uploads
 from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.rows import UploadRow
-from stream_api.ledger.segments import claim_segment, record_segment
+from stream_api.ledger.segments import claim_segment, commit_segment
 from stream_api.ledger.uploads import Ended, Taken
 from tests.ledger.conftest import Loads, figures
 from tests.support.patience import PATIENCE_SECONDS
@@ -52,13 +52,10 @@ async def test_a_load_under_way_stops_at_what_it_has_committed(loads: Loads, upl
 async def test_a_segment_in_flight_that_ends_counts(loads: Loads, upload_id: UUID) -> None:
     await loads.take(upload_id)
     lane = await loads.lane(upload_id, 1)
-    transaction = lane.transaction()
-    await transaction.start()
     assert await claim_segment(lane, upload_id, 1, 0)
-    await record_segment(lane, upload_id, figures(0, 0, 40, rows=4), "webhook_events")
     cancelling = asyncio.create_task(cancel(loads, upload_id))
     await waits_for_a_lock(loads)
-    await transaction.commit()
+    await commit_segment(lane, upload_id, figures(0, 0, 40, rows=4), "webhook_events")
     row = await cancelling
     assert (row.state, row.segments, row.rows_processed) == ("cancelled", 1, 4)
     await lane.close()
@@ -68,12 +65,11 @@ async def test_a_segment_in_flight_that_does_not_end_is_cut_off(loads: Loads, up
     await loads.take(upload_id)
     await loads.load(upload_id, 1, figures(0, 0, 40, rows=4))
     frozen = await loads.lane(upload_id, 1)
-    await frozen.transaction().start()
     assert await claim_segment(frozen, upload_id, 1, 1)
     row = await cancel(loads, upload_id)
     assert (row.state, row.segments, row.rows_processed) == ("cancelled", 1, 4)
     with pytest.raises(Failure) as failed:
-        await record_segment(frozen, upload_id, figures(1, 40, 100, rows=6), "webhook_events")
+        await commit_segment(frozen, upload_id, figures(1, 40, 100, rows=6), "webhook_events")
     assert failed.value.code == "database_unavailable"
     assert await loads.ledger.get(upload_id) == row
 

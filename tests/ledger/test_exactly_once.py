@@ -12,7 +12,7 @@ import pytest
 
 from stream_api.errors import Failure, RunLost
 from stream_api.ledger.errors import translated
-from stream_api.ledger.segments import claim_segment, record_segment
+from stream_api.ledger.segments import claim_segment, commit_segment
 from stream_api.ledger.uploads import Ended
 from tests.ledger.conftest import Loads, figures
 
@@ -68,16 +68,12 @@ class Worker:
         await connection.close()
 
     async def _segment(self, connection: asyncpg.Connection[asyncpg.Record], run: int, number: int) -> None:
-        transaction = connection.transaction()
-        await transaction.start()
         if await claim_segment(connection, self._upload_id, run, number):
             self._accident()
             await connection.copy_to_table("exact", source=self._rows(number), format="csv")
             self._accident()
             segment = figures(number, number * 10, (number + 1) * 10, rows=ROWS)
-            await record_segment(connection, self._upload_id, segment, "exact")
-            self._accident()
-        await transaction.commit()
+            await commit_segment(connection, self._upload_id, segment, "exact")
         self._accident()
 
     async def _rows(self, number: int) -> AsyncIterator[bytes]:

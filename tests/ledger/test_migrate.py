@@ -17,6 +17,7 @@ NUMBERED = [
     "0003_rejects.sql",
     "0004_modes.sql",
     "0005_amendments.sql",
+    "0006_segments_in_few_trips.sql",
 ]
 ALL = [*NUMBERED, "webhook_events.sql"]
 

@@ -21,7 +21,7 @@ from stream_api.errors import Failure, RunLost
 from stream_api.ledger import uploads
 from stream_api.ledger.expiry import Expiry
 from stream_api.ledger.pool import LOCK_TIMEOUT_SECONDS, open_pool
-from stream_api.ledger.segments import claim_segment, record_segment
+from stream_api.ledger.segments import claim_segment, commit_segment
 from stream_api.ledger.uploads import Ended, Taken
 from tests.ledger.conftest import Loads, figures
 
@@ -38,9 +38,8 @@ async def test_a_frozen_copy_does_not_hold_up_the_successor(loads: Loads, upload
         await thaw.wait()
 
     async def segment() -> None:
-        async with frozen.transaction():
-            assert await claim_segment(frozen, upload_id, 1, 0)
-            await frozen.copy_to_table("webhook_events", source=never_ending(), format="csv")
+        assert await claim_segment(frozen, upload_id, 1, 0)
+        await frozen.copy_to_table("webhook_events", source=never_ending(), format="csv")
 
     loading = asyncio.create_task(segment())
     await in_copy.wait()
@@ -61,17 +60,16 @@ async def test_a_session_idle_in_its_transaction_does_not_hold_up_the_successor(
     await loads.take(upload_id)
     frozen = [await loads.lane(upload_id, 1) for _ in range(2)]
     for number, lane in enumerate(frozen):
-        await lane.transaction().start()
         await claim_segment(lane, upload_id, 1, number)
     taken = await loads.take(upload_id)
     assert taken.run == 2
     for lane in frozen:
         with pytest.raises(Failure) as failed:
-            await record_segment(lane, upload_id, figures(0, 0, 100), "webhook_events")
+            await commit_segment(lane, upload_id, figures(0, 0, 100), "webhook_events")
         assert (failed.value.code, failed.value.transient) == ("database_unavailable", True)
         # Once more, over a connection that is known to be lost.
         with pytest.raises(Failure) as failed:
-            await record_segment(lane, upload_id, figures(0, 0, 100), "webhook_events")
+            await commit_segment(lane, upload_id, figures(0, 0, 100), "webhook_events")
         assert failed.value.code == "database_unavailable"
     await loads.load(upload_id, 2, figures(0, 0, 100))
 
@@ -117,7 +115,6 @@ async def test_an_ordinary_role_can_do_all_of_it(loads: Loads, upload_id: UUID) 
             own = Loads(settings, uploads.Ledger(pool))
             await own.take(upload_id)
             frozen = await own.lane(upload_id, 1)
-            await frozen.transaction().start()
             await claim_segment(frozen, upload_id, 1, 0)
             assert (await own.take(upload_id)).run == 2
             await own.load(upload_id, 2, figures(0, 0, 100))
@@ -155,13 +152,11 @@ async def test_lanes_that_share_the_row_without_end_do_not_hold_up_a_cancel(load
         held = None
         for number in itertools.count():
             lane = lanes[number % 2]
-            transaction = lane.transaction()
-            await transaction.start()
             await claim_segment(lane, upload_id, 1, number)
             if held is not None:
-                await held.commit()
+                await held.execute("COMMIT")
                 committed += 1
-            held = transaction
+            held = lane
             await asyncio.sleep(0.2)  # a COPY
 
     sharing = asyncio.create_task(share())
@@ -181,7 +176,6 @@ async def test_lanes_that_share_the_row_without_end_do_not_hold_up_a_cancel(load
 async def test_two_that_take_at_once_while_a_third_is_frozen(loads: Loads, upload_id: UUID) -> None:
     await loads.take(upload_id)
     frozen = await loads.lane(upload_id, 1)
-    await frozen.transaction().start()
     await claim_segment(frozen, upload_id, 1, 0)
     taken = await asyncio.gather(*(loads.take(upload_id) for _ in range(2)))
     assert sorted(one.run for one in taken) == [2, 3]

@@ -71,3 +71,30 @@ async def test_what_does_not_concern_the_plan_is_no_matter(settings: Settings, m
         monkeypatch.setattr("stream_api.load.claiming.claim_segment", changing)
         row = await loading.load(await loading.stored(FILE, segment_bytes=100))
         assert (row.state, row.rows_inserted, await loading.count()) == ("completed", 300, 300)
+
+
+async def test_a_constraint_that_comes_with_the_commit_costs_one_row(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was not there when the load began, so that nobody asks for it earlier."""
+    async with open_loading(change(settings, lanes=1)) as loading:
+        await loading.execute(
+            "DROP TABLE webhook_events; CREATE TABLE webhook_events (id int PRIMARY KEY, v int);"
+            "CREATE TABLE owners (v int PRIMARY KEY); INSERT INTO owners SELECT generate_series(1000, 1298)"
+        )
+        done = list[int]()
+
+        async def changing(connection: asyncpg.Connection, *rest: object) -> bool:
+            done.append(1)
+            if len(done) == 20:
+                await loading.execute(
+                    "ALTER TABLE webhook_events ADD FOREIGN KEY (v) REFERENCES owners DEFERRABLE INITIALLY DEFERRED"
+                )
+            return await claim_segment(connection, *rest)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("stream_api.load.claiming.claim_segment", changing)
+        manifest = await loading.stored(FILE, segment_bytes=100)
+        row = await loading.load(manifest)
+        assert (row.state, row.rows_inserted, row.rejected) == ("completed", 299, {"foreign_key_violated": 1})
+        assert await loading.count() == 299
+        assert [one["line"] for one in await loading.rejects(manifest.upload_id)] == ["301"]

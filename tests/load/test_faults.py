@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from stream_api.config import Settings
 from stream_api.dev.postgres import Postgres
 from stream_api.errors import Failure
+from stream_api.ledger.segments import commit_segment
 from tests.load.behind import ROWS, SEGMENT_BYTES, Behind, behind_proxies, ended_for_now, finishes, until
 from tests.load.conftest import events
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.settings import change
 
 
@@ -73,6 +76,50 @@ async def test_a_worker_that_is_cut_off_does_not_block_its_successor(behind: Beh
     await behind.loading.loader.load(manifest.upload_id)
     assert [record.status for record in behind.loading.statuses.records[records:]] == ["completed"]
     assert await behind.direct.count() == ROWS
+
+
+async def test_a_commit_whose_answer_is_lost(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody tells the worker that the segment is committed: the next run finds it in the ledger."""
+    manifest = await behind.stored()
+
+    async def unanswered(connection: asyncpg.Connection, *rest: object, **more: object) -> None:
+        await behind.postgres.stall("down")
+        committing = asyncio.create_task(commit_segment(connection, *rest, **more))  # type: ignore[arg-type]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not await behind.direct.count():
+                pass  # asked again: the question itself waits for an answer
+        await behind.postgres.drop()
+        await committing
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stream_api.load.recorder.commit_segment", unanswered)
+        failure = await ended_for_now(asyncio.create_task(behind.loading.loader.load(manifest.upload_id)))
+    assert failure.code == "database_unavailable"
+    row = await behind.direct.ledger.get(manifest.upload_id)
+    assert row is not None
+    assert 0 < await behind.direct.count() == row.rows_inserted < ROWS
+    await behind.recovered(manifest)
+
+
+async def test_a_load_cancelled_in_the_middle_of_a_commit(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is committed or not: the cancellation is not held up, and the rows are there once."""
+    manifest = await behind.stored()
+    sent = asyncio.Event()
+
+    async def unanswered(connection: asyncpg.Connection, *rest: object, **more: object) -> None:
+        await behind.postgres.stall("down")
+        sent.set()
+        await commit_segment(connection, *rest, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stream_api.load.recorder.commit_segment", unanswered)
+        load = asyncio.create_task(behind.loading.loader.load(manifest.upload_id))
+        await sent.wait()
+        load.cancel()
+        async with asyncio.timeout(8):
+            with pytest.raises(asyncio.CancelledError):
+                await load
+    await behind.recovered(manifest)
 
 
 async def test_a_cancelled_load_leaves_the_rest_to_the_next(behind: Behind) -> None:
