@@ -17,7 +17,7 @@ from stream_api.load.columns.readers import column_reader
 from stream_api.load.encoder import BinaryEncoder, encode_csv
 from stream_api.load.flaws import Flaw
 from stream_api.load.judge import Judge, Question, Refusal
-from stream_api.load.model import Encoded, Rows
+from stream_api.load.model import Encoded, Int64s, Rows
 from stream_api.load.rejects import Rejects
 from stream_api.load.rules.faults import Found
 from stream_api.load.rules.stage import AppliedRules, column_rules
@@ -34,6 +34,8 @@ _CODES_BY_KIND: Final = {
     "invalid_date": _DATE_CODES,
     "invalid_value": _NUMBER_CODES | _DATE_CODES,
 }
+
+_NO_LINES: Final[Int64s] = np.zeros(0, np.int64)
 
 
 class RunInThread(Protocol):
@@ -78,6 +80,12 @@ class _Checked:
     blamed: npt.NDArray[np.intp]
     broken: list[tuple[npt.NDArray[np.intp], Flaw]]
     doubts: list[_Doubts]
+
+    @property
+    def clean(self) -> bool:
+        """Whether every record is a row that nothing is wrong with, as in most batches."""
+        wrong = self.rows.flaws or self.doubts or self.broken
+        return not wrong and bool((self.blamed == len(self.texts)).all())
 
     def blame(self, number: int, column: PlanColumn, found: Found | None) -> None:
         """Note the rows that break a rule of a column, but for those that an earlier column is to blame for."""
@@ -169,6 +177,16 @@ class Validator:
 
     def _encode(self, checked: _Checked, verdict: _Verdict) -> Encoded:
         rows = checked.rows
+        if self._encoder is not None and checked.clean:
+            return Encoded(
+                span=rows.batch.span,
+                read=rows.read,
+                binary=self._encoder.encode(_typed(checked)),
+                binary_lines=rows.lines,
+                csv=b"",
+                csv_lines=_NO_LINES,
+                header=rows.batch.header,
+            )
         by_csv = np.zeros(len(checked.blamed), np.bool_)
         for doubts in checked.doubts:
             by_csv[doubts.rows] = True
@@ -178,7 +196,7 @@ class Validator:
         return Encoded(
             span=rows.batch.span,
             read=rows.read,
-            binary=self._encode_binary(checked.arrays, by_binary),
+            binary=self._encode_binary(checked, by_binary),
             binary_lines=rows.lines[by_binary],
             csv=encode_csv(_rows_of(checked.texts, by_csv)) if by_csv.any() else b"",
             csv_lines=rows.lines[by_csv],
@@ -205,11 +223,14 @@ class Validator:
                 flaws.add(rows.records[checked.blamed == number], _missing(column))
         return flaws.flawless[rows.records], Rejects.pack(rows.rejections(flaws))
 
-    def _encode_binary(self, arrays: list[pa.Array[Any] | None], keep: Bools) -> tuple[bytes | memoryview, ...]:
-        typed = [array for array in arrays if array is not None]
+    def _encode_binary(self, checked: _Checked, keep: Bools) -> tuple[bytes | memoryview, ...]:
         if self._encoder is None or not keep.any():
             return ()
-        return self._encoder.encode(typed, None if keep.all() else pa.array(keep))
+        return self._encoder.encode(_typed(checked), None if keep.all() else pa.array(keep))
+
+
+def _typed(checked: _Checked) -> list[pa.Array[Any]]:
+    return [array for array in checked.arrays if array is not None]
 
 
 def _missing(column: PlanColumn) -> Flaw:
