@@ -26,6 +26,7 @@ from aiobotocore.session import AioSession, get_session
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
+from stream_api.storage.descriptions import Descriptions
 from stream_api.storage.errors import AlreadyExists, error_code, translate
 
 if TYPE_CHECKING:
@@ -379,7 +380,9 @@ async def open_object_store(settings: Settings) -> AsyncIterator[ObjectStore]:
 @functools.cache
 def _session() -> AioSession:
     # One for the process: making one, and its first client, reads a megabyte of JSON.
-    return get_session()
+    session = get_session()
+    session.get_component("data_loader").file_loader = Descriptions()
+    return session
 
 
 def _bytes_of(body: bytes | io.BytesIO) -> bytes:
