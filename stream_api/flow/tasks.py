@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 from stream_api.flow.causes import first_cause
@@ -25,6 +26,18 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
         for task in running:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=_AGAIN_SECONDS)
+
+
+@asynccontextmanager
+async def begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Begin something that goes on beside the body, which awaits it where it needs it; it ends with the body."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        await cancel_and_wait(task)
+        if not task.cancelled():
+            task.exception()  # where the body has failed first, nobody else asks
 
 
 async def in_own_task(work: Coroutine[Any, Any, T]) -> T:

@@ -67,8 +67,16 @@ def translate(error: BaseException, connection: Closable | None = None) -> Failu
     # connection as well, in a state in which it refuses the next statement with an InternalClientError.
     unusable = isinstance(error, asyncpg.InternalClientError)
     if not unusable and isinstance(error, asyncpg.InterfaceError) and connection is not None:
-        unusable = connection.is_closed()
+        unusable = is_gone(connection)
     return Failure("database_unavailable", "The connection to PostgreSQL was lost") if unusable else None
+
+
+def is_gone(connection: Closable) -> bool:
+    """Whether nothing can be sent over a connection any more. The pool takes one that is lost back by itself."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
 
 
 def unexpected(error: asyncpg.PostgresError) -> Failure:

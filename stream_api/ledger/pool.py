@@ -14,7 +14,7 @@ import structlog
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
-from stream_api.ledger.errors import translated
+from stream_api.ledger.errors import is_gone, translated
 
 log = structlog.get_logger()
 
@@ -127,7 +127,8 @@ async def using(pool: Pool) -> AsyncIterator[Connection]:
                 try:
                     yield connection
                 except (asyncio.CancelledError, TimeoutError):
-                    connection.terminate()
+                    if not is_gone(connection):
+                        connection.terminate()
                     raise
 
 

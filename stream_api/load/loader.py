@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import NoReturn
 from uuid import UUID
 
@@ -19,14 +18,16 @@ from stream_api.datasets.plan import Plan, check_plan, make_plan
 from stream_api.dialects.dialect import Dialect
 from stream_api.errors import Failure, RunLost
 from stream_api.flow.causes import first_cause
+from stream_api.flow.tasks import begun
 from stream_api.ledger.errors import unexpected
-from stream_api.ledger.pool import LaneConnection, Pool, connect_lane, disconnect
+from stream_api.ledger.pool import LaneConnection, Pool
 from stream_api.ledger.rows import Intake, UploadRow
 from stream_api.ledger.segments import SegmentFigures
-from stream_api.ledger.slots import Slots, name_after
+from stream_api.ledger.slots import Slots
 from stream_api.ledger.staging import give_up_staging, staging_name
 from stream_api.ledger.uploads import Ended, Ledger, Taken
 from stream_api.load.assembly import Assembly
+from stream_api.load.connecting import connecting
 from stream_api.load.header import Limits
 from stream_api.load.looking import look_up
 from stream_api.load.pipeline import Pipeline
@@ -180,16 +181,24 @@ class Loader:
         log.info("load.taken", segments_committed=len(taken.segments), size_bytes=manifest.size_bytes)
         upload_id, run = manifest.upload_id, taken.run
         try:
-            plan, table = await self._plan(manifest, taken)
-            if plan.staged:
-                await prepare_staging(self._pool, upload_id, run, plan, anew=not taken.segments)
-            load = self._assembled(manifest, taken, plan, table)
-            decoded_bytes = await self._load_holes(load, manifest, taken, attempts, slot)
+            stored = Plan.decode(taken.plan) if taken.plan is not None and taken.segments else None
+            source = self._source(manifest, manifest.dialect if stored is None else stored.dialect)
+            # As many lanes as there is work for.
+            holes = find_holes(taken.segments, source.end)
+            segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
+            count = min(self._settings.lanes, segments)
+            lanes = connecting(self._settings, upload_id, run, count=count, slot=slot if count else None)
+            async with source.opened(), lanes as connected:
+                plan, table = await self._plan(manifest, taken, stored, source)
+                if plan.staged:
+                    await prepare_staging(self._pool, upload_id, run, plan, anew=not taken.segments)
+                load = self._assembled(manifest, taken, plan, table, source)
+                await self._load_holes(load, manifest, taken, attempts, connected)
             await self._judge_rejects(load, manifest)
             if plan.staged:
-                row = await self._move(load, manifest, run, decoded_bytes, slot)
+                row = await self._move(load, manifest, run, slot)
             else:
-                row = await self._ledger.complete(upload_id, run, decoded_bytes=decoded_bytes)
+                row = await self._ledger.complete(upload_id, run, decoded_bytes=source.decoded_bytes)
         except RunLost:
             log.info("load.run_lost")
             return None
@@ -233,35 +242,28 @@ class Loader:
             load.recorder.judge(row.rows_read, row.rows_failed)
 
     async def _load_holes(
-        self, load: Assembly, manifest: Manifest, taken: Taken, attempts: Attempts, slot: LaneConnection | None
-    ) -> int | None:
-        """Load what is not loaded yet.
-
-        :returns: size of the decoded data, where only reading it to its end has told.
-        """
+        self,
+        load: Assembly,
+        manifest: Manifest,
+        taken: Taken,
+        attempts: Attempts,
+        connected: Callable[[], Awaitable[list[LaneConnection]]],
+    ) -> None:
+        """Load what is not loaded yet."""
         source = load.source
         holes = find_holes(taken.segments, source.end)
         row = await self._ledger.get(manifest.upload_id)
         if row is None or row.run != taken.run:
             raise RunLost
-        async with AsyncExitStack() as stack:
-            report = await stack.enter_async_context(
-                self._reporter.following(manifest, row, lambda: source.expected_bytes)
-            )
+        async with self._reporter.following(manifest, row, lambda: source.expected_bytes) as report:
             if not holes:
-                return None
-            await stack.enter_async_context(source.opened())
+                return
 
             async def committed(figures: SegmentFigures) -> None:
                 attempts.segments += 1
                 await report(figures)
 
-            # As many lanes as there is work for.
-            segments = sum((hole.end - hole.start) // manifest.segment_bytes + 1 for hole in holes)
-            connections = await self._connect(
-                stack, manifest.upload_id, taken.run, count=min(self._settings.lanes, segments), slot=slot
-            )
-            pipeline = load.pipeline(connections, committed)
+            pipeline = load.pipeline(await connected(), committed)
             self._started(manifest.upload_id, pipeline)
             try:
                 # In a task of its own: on Python 3.11 a TaskGroup that fails leaves the task that waits for it counted
@@ -269,24 +271,21 @@ class Loader:
                 await asyncio.create_task(pipeline.run(holes, source.open_range), name="pipeline")
             except ExceptionGroup as group:
                 raise first_cause(group) from group
-            return source.decoded_bytes
 
-    async def _move(
-        self, load: Assembly, manifest: Manifest, run: int, decoded_bytes: int | None, slot: LaneConnection | None
-    ) -> UploadRow:
+    async def _move(self, load: Assembly, manifest: Manifest, run: int, slot: LaneConnection | None) -> UploadRow:
         """Move the rows that were collected into the target, and complete the upload."""
-        async with AsyncExitStack() as stack:
-            count = 2 if load.plan.dry_run else 1
-            connections = await self._connect(stack, manifest.upload_id, run, count=count, slot=slot)
+        upload_id, count = manifest.upload_id, 2 if load.plan.dry_run else 1
+        async with connecting(self._settings, upload_id, run, count=count, slot=slot) as connected:
+            connections = await connected()
             try:
-                return await load.mover().move(connections[0], connections[-1], decoded_bytes)
+                return await load.mover().move(connections[0], connections[-1], load.source.decoded_bytes)
             except Failure as failure:
                 # Of no use to the next attempt, or to any.
                 if failure.code in {"staging_lost", "superseded"}:
-                    await give_up_staging(self._pool, manifest.upload_id, run)
+                    await give_up_staging(self._pool, upload_id, run)
                 raise
 
-    def _assembled(self, manifest: Manifest, taken: Taken, plan: Plan, table: Table) -> Assembly:
+    def _assembled(self, manifest: Manifest, taken: Taken, plan: Plan, table: Table, source: Source) -> Assembly:
         return Assembly(
             settings=self._settings,
             store=self._store,
@@ -296,7 +295,7 @@ class Loader:
             run=taken.run,
             plan=plan,
             table=table,
-            source=self._source(manifest, plan.dialect),
+            source=source,
             limits=Limits.of(self._settings, plan.max_record_bytes),
             reject_limit=self._limit(manifest),
         )
@@ -307,40 +306,26 @@ class Loader:
         text = manifest.max_rejects or by_dataset or self._settings.max_rejects
         return RejectLimit.parse(text) if text else None
 
-    async def _connect(
-        self, stack: AsyncExitStack, upload_id: UUID, run: int, *, count: int, slot: LaneConnection | None
-    ) -> list[LaneConnection]:
-        """The connections of the lanes; the one that holds the load's slot is the first."""
-        connections: list[LaneConnection] = []
-        if slot is not None:
-            await name_after(slot, upload_id, run)
-            connections.append(slot)
-        while len(connections) < count:
-            connection = await connect_lane(self._settings, upload_id, run)
-            stack.push_async_callback(disconnect, connection)
-            connections.append(connection)
-        return connections
-
-    async def _plan(self, manifest: Manifest, taken: Taken) -> tuple[Plan, Table]:
+    async def _plan(self, manifest: Manifest, taken: Taken, stored: Plan | None, source: Source) -> tuple[Plan, Table]:
         """The plan by which segments were loaded, if the table still fits it; otherwise one made of the header.
 
         And the table that it fits.
 
         As long as nothing is loaded a plan binds nobody: whoever changes table or dataset and retries gets a new one.
         """
-        stored = Plan.decode(taken.plan) if taken.plan is not None and taken.segments else None
-        target = find_dataset(self._datasets, manifest.dataset).table if stored is None else stored.table
-        table = await look_up(self._pool, target)
         if stored is not None:
+            table = await look_up(self._pool, stored.table)
             check_plan(stored, table)
             return stored, table
         limits = Limits.of(self._settings)
         dataset, options = find_dataset(self._datasets, manifest.dataset), manifest.options
-        source = self._source(manifest, manifest.dialect)
+        async with begun(source.read_header(limits, named=dataset.has_header(options))) as header:
+            table = await look_up(self._pool, dataset.table)
+            names = await header
         plan = make_plan(
             table,
             dataset,
-            await source.read_header(limits, named=dataset.has_header(options)),
+            names,
             options=options,
             dialect=manifest.dialect,
             max_record_bytes=limits.record,
@@ -350,7 +335,7 @@ class Loader:
             manifest.upload_id,
             taken.run,
             plan.encode(),
-            target,
+            dataset.table,
             mode=plan.mode,
             dry_run=plan.dry_run,
             staging=staging_name(manifest.upload_id) if plan.staged else None,

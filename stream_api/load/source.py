@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 from stream_api.config import Settings
 from stream_api.dialects.compression import Inflater
@@ -39,6 +39,8 @@ class Source:
         self._settings = settings
         self._run_in_thread = run_in_thread
         self._decoding: _Decoding | None = None
+        #: What was read of the data to find its header, and the rest of it.
+        self._begun: tuple[list[bytes], AsyncGenerator[bytes, None]] | None = None
         #: Decoders take memory: there is one at a time beside that of the load.
         self._again = asyncio.Lock()
 
@@ -59,30 +61,38 @@ class Source:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Keeps the download of a compressed file open while the body runs."""
-        if self._dialect.compression is None:
-            yield
-            return
-        settings = self._settings
-        inflater = Inflater(
-            self._dialect.compression,
-            max_decoded_bytes=settings.max_decoded_bytes,
-            max_expansion=settings.max_expansion,
-        )
-        async with aclosing(self._download(0, self._manifest.size_bytes)) as stored:
-            self._decoding = _Decoding(stored, inflater, self._run_in_thread)
-            yield
+        """Keeps open, while the body runs, what is read in more than one go: the header's range, a compressed file."""
+        async with AsyncExitStack() as stack:
+            if self._dialect.compression is not None:
+                inflater = Inflater(
+                    self._dialect.compression,
+                    max_decoded_bytes=self._settings.max_decoded_bytes,
+                    max_expansion=self._settings.max_expansion,
+                )
+                stored = await stack.enter_async_context(aclosing(self._download(0, self._manifest.size_bytes)))
+                self._decoding = _Decoding(stored, inflater, self._run_in_thread)
+            try:
+                yield
+            finally:
+                if self._begun is not None:
+                    await self._begun[1].aclose()
+                    self._begun = None
 
     @asynccontextmanager
     async def open_range(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
         """The decoded data from `start` up to `end`, or to its own end, in pieces.
 
+        The whole of it goes on where the header was found: a request takes as long as some segments.
+
         :raises Failure: of the store; `compression_truncated`, `compression_invalid`, `compression_window`,
             `expansion_too_large`.
         """
-        pieces = self._download(start, end) if self._decoding is None else self._decoding.pieces(start, end)
-        async with aclosing(pieces):
-            yield pieces
+        if self._begun is not None and (start, end) == (0, self.end):
+            (head, pieces), self._begun = self._begun, None
+        else:
+            head, pieces = [], self._pieces(start, end)
+        async with aclosing(pieces), aclosing(_joined(head, pieces)) as joined:
+            yield joined
 
     @asynccontextmanager
     async def open_again(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -100,24 +110,37 @@ class Source:
                 yield pieces
 
     async def read_header(self, limits: Limits, *, named: bool) -> list[str]:
-        """The names in the header; none of a file without one. Afterwards a compressed file cannot be read any more.
+        """The names in the header; none of a file without one. While it is `opened`, and before any range of it is.
+
+        Memory: what was read, until the whole is asked for: the header and a chunk.
 
         :raises Failure: as `find_header` and `open_range`.
         """
-        head = b""
-        async with self.opened(), self.open_range(0, self.end) as pieces:
-            async for piece in pieces:
-                head += piece
-                found = find_header(head, self._dialect, final=False, limits=limits, named=named)
-                if found is not None:
-                    return found[0]
-        found = find_header(head, self._dialect, final=True, limits=limits, named=named)
+        head, pieces = self._begun = [], self._pieces(0, self.end)
+        text = b""
+        async for piece in pieces:
+            head.append(piece)
+            text += piece
+            found = find_header(text, self._dialect, final=False, limits=limits, named=named)
+            if found is not None:
+                return found[0]
+        found = find_header(text, self._dialect, final=True, limits=limits, named=named)
         assert found is not None  # noqa: S101 (with `final` it is found or raises)
         return found[0]
+
+    def _pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        return self._download(start, end) if self._decoding is None else self._decoding.pieces(start, end)
 
     def _download(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         manifest = self._manifest
         return read_range(self._store, manifest.key, etag=manifest.etag, start=start, end=end, chunk_bytes=CHUNK_BYTES)
+
+
+async def _joined(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    while head:
+        yield head.pop(0)
+    async for piece in rest:
+        yield piece
 
 
 class _Decoding:

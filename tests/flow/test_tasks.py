@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stream_api.flow.tasks import cancel_and_wait, for_each, in_own_task
+from stream_api.flow.tasks import begun, cancel_and_wait, for_each, in_own_task
 
 
 async def test_one_that_swallows_a_cancellation_ends_all_the_same() -> None:
@@ -74,3 +74,44 @@ async def test_a_task_of_its_own_is_cancelled_with_who_waits_for_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended.is_set()
+
+
+async def test_what_has_begun_goes_on_beside_the_body() -> None:
+    asked = asyncio.Event()
+
+    async def answer() -> int:
+        await asked.wait()
+        return 7
+
+    async with begun(answer()) as task:
+        asked.set()
+        assert await task == 7
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_has_begun_ends_with_a_body_that_fails(*, fails: bool) -> None:
+    async def work() -> None:
+        if fails:
+            raise ValueError
+        await asyncio.Event().wait()
+
+    tasks = []
+
+    async def body() -> None:
+        async with begun(work()) as task:
+            tasks.append(task)
+            await asyncio.sleep(0)
+            _ = 1 // 0
+
+    with pytest.raises(ZeroDivisionError):
+        await body()
+    assert tasks[0].done()
+
+
+async def test_what_has_begun_and_fails_is_told_to_who_awaits_it() -> None:
+    async def fail() -> None:
+        raise ValueError
+
+    async with begun(fail()) as task:
+        with pytest.raises(ValueError):
+            await task

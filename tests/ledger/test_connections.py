@@ -171,3 +171,22 @@ def test_errors_are_translated_by_type_and_sqlstate(error: Exception, code: str 
     assert (failure.code if failure else None) == code
     if failure is not None:
         assert failure.transient == (code == "database_unavailable")
+
+
+async def test_a_connection_that_is_lost_in_the_middle_of_a_transaction(database_settings: Settings) -> None:
+    """The pool has taken it back by then, and not even its state can be asked for."""
+    async with await open_pool(database_settings) as pool:
+        with pytest.raises(Failure) as failed:
+            async with using(pool) as connection, connection.transaction():
+                connection.terminate()
+        assert failed.value.code == "database_unavailable"
+
+        async def cancelled() -> None:
+            async with using(pool) as connection:
+                connection.terminate()
+                raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled()
+        async with using(pool) as connection:
+            assert await connection.fetchval("SELECT 1") == 1

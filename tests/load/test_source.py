@@ -6,7 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from backports import zstd
@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_api.dialects.compression import Inflater
-from stream_api.dialects.dialect import Compression
+from stream_api.dialects.dialect import Compression, Dialect
 from stream_api.errors import Failure
+from stream_api.load.header import Limits
 from stream_api.load.reader import UNKNOWN_END
-from stream_api.load.source import _Decoding
+from stream_api.load.source import Source, _Decoding
+from tests.load.conftest import Loading
 
 Result = TypeVar("Result")
 CONTENT = bytes(range(256)) * 4
@@ -78,3 +80,38 @@ async def test_a_file_without_its_end_has_no_size() -> None:
     with pytest.raises(Failure) as caught:
         await read(decoded, 0, UNKNOWN_END)
     assert (caught.value.code, decoded.size_bytes) == ("compression_truncated", None)
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("rows", [3, 40_000])
+async def test_the_data_goes_on_where_the_header_was_found(
+    loading: Loading, monkeypatch: pytest.MonkeyPatch, compression: Compression | None, rows: int
+) -> None:
+    content = b"id,name\n" + b"".join(b"%d,%d\n" % (row, row) for row in range(rows))
+    stored = content if compression is None else gzip.compress(content)
+    manifest = await loading.stored(stored, dialect=Dialect(compression=compression))
+    requests = list[object]()
+    open_range = loading.store.open_range
+
+    async def counted(key: str, **options: Any) -> Any:
+        requests.append(options["start"])
+        return await open_range(key, **options)
+
+    monkeypatch.setattr(loading.store, "open_range", counted)
+    source = Source(loading.store, manifest, manifest.dialect, loading.settings, at_once)
+    async with source.opened():
+        assert await source.read_header(Limits.of(loading.settings), named=True) == ["id", "name"]
+        async with source.open_range(0, source.end) as pieces:
+            assert b"".join([piece async for piece in pieces]) == content
+    assert requests == [0]
+    # Read to find the header only: nothing stays open.
+    async with source.opened():
+        await source.read_header(Limits.of(loading.settings), named=True)
+    # Another range of a plain file, and the whole a second time, are requests of their own.
+    if compression is None:
+        async with source.opened():
+            await source.read_header(Limits.of(loading.settings), named=True)
+            for start, end in ((3, 9), (0, source.end), (0, source.end)):
+                async with source.open_range(start, end) as pieces:
+                    assert b"".join([piece async for piece in pieces]) == content[start:end]
+        assert requests == [0, 0, 0, 3, 0]
