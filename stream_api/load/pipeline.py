@@ -12,10 +12,9 @@ and one in those of the stage after it.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from stream_api.config import Settings
 from stream_api.datasets.plan import Plan
@@ -33,8 +32,15 @@ from stream_api.load.sieve import Sieve
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
-#: What rows may weigh against the bytes they were read from: one one-digit column (FACTS: 7 times).
-EXPANSION = 7
+#: A batch has no more records than one for so many of its bytes, nor more fields than one for so many: what tells where
+#: a record is weighs some 35 bytes, and a number of one digit 14, however short they are. Of shorter ones batches are
+#: smaller; longer ones, which are nearly all there are, notice nothing.
+RECORD_BYTES: Final = 20
+FIELD_BYTES: Final = 4
+#: What parsed rows weigh at most against `batch`, with their text.
+ROWS_EXPANSION: Final = 4
+#: The same for encoded ones: numerics of one digit.
+ENCODED_EXPANSION: Final = 4
 
 
 class Validator(Protocol):
@@ -71,23 +77,23 @@ class Sizes:
     def cutter(self, plan: Plan, limits: Limits, start: int, line: int) -> Cutter:
         """A cutter for bytes that begin at this byte and on this line.
 
-        What the dataset adds to rows weighs no more than the records of a batch: where these are short, a batch has
-        fewer of them.
+        Where records are short, a batch has fewer of them: neither what is made of them nor what the dataset adds to
+        them weighs much more than the records of a full batch.
         """
-        added = plan.added_bytes
+        least = max(RECORD_BYTES, FIELD_BYTES * len(plan.fields), plan.added_bytes)
         return Cutter(
             plan.dialect,
             segment_bytes=self.segment,
             batch_bytes=self.batch,
             limits=limits,
             named=plan.header,
-            batch_records=max(1, self.batch // added) if added else sys.maxsize,
+            batch_records=max(1, self.batch // least),
             start=start,
             line=line,
         )
 
     def memory_bytes(self, lanes: int) -> int:
-        """The most that one load holds, for ordinary rows, which weigh about three times their text while typed.
+        """The most that one load holds.
 
         Decoders: that of the load, and one for a segment that is read again, each its window and two chunks; cutter:
         what is held, its copy, its index and its shadow; batches: 1 queued, 1 on either side; rows: the same, each with
@@ -96,8 +102,9 @@ class Sizes:
         """
         sifting = Sieve.memory_bytes(segment=self.segment, batch=self.batch, record=self.record)
         cutting = 2 * (DECODER_BYTES + 2 * CHUNK_BYTES) + 4 * (self.batch + self.record)
-        batches, rows, encoded = 3 * self.batch, 3 * 3 * self.batch, 2 * 2 * self.batch
-        segments = (lanes + 2) * (self.segment_queue + 2 * self.batch)
+        encoding = ENCODED_EXPANSION * self.batch
+        batches, rows, encoded = 3 * self.batch, 3 * ROWS_EXPANSION * self.batch, 2 * encoding
+        segments = (lanes + 2) * (max(self.segment_queue, encoding) + encoding)
         return cutting + batches + rows + encoded + segments + lanes * sifting + REMEMBERED_BYTES
 
 
