@@ -70,6 +70,7 @@ def test_every_setting_of_kubernetes_and_of_the_documentation_exists() -> None:
     ("megabytes", "role", "settings"),
     [
         (300, {"api": True, "worker": True}, "serve`"),
+        (256, {"api": True, "worker": True}, "serve`"),
         (256, {"api": True, "worker": False}, "serve --no-worker"),
         (256, {"api": False, "worker": True}, "worker"),
     ],
