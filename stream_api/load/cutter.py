@@ -12,9 +12,10 @@ from stream_api.dialects.dialect import Dialect
 from stream_api.load.encodings import shadow, unit_bytes
 from stream_api.load.grammar import Grammar, Reading, count_lines
 from stream_api.load.header import Limits, find_header
-from stream_api.load.model import CONTINUED, Batch, Int64s
+from stream_api.load.model import CONTINUED, Batch, Int64s, joined
 
-_NO_RECORDS: Final[Int64s] = np.empty(0, np.int64)
+_NONE: Final[Int64s] = np.empty(0, np.int64)
+_LINE_END: Final = b"\r\n"
 
 
 class Cutter:
@@ -97,9 +98,8 @@ class Cutter:
                 return
             self._header_wanted = False
             data, header = data[found[1] :], data[: found[1]]
-            yield self._batch(
-                header, shadow(header, self._dialect.encoding), _NO_RECORDS, 0, following=self._start + found[1]
-            )
+            lines = count_lines(shadow(header, self._dialect.encoding))
+            yield self._batch(header, lines, 0, following=self._start + found[1])
         if len(data) % self._unit and not final:
             data = data[:-1]
         text = shadow(data, self._dialect.encoding)
@@ -107,7 +107,7 @@ class Cutter:
         reading = self._grammar.read(text, final=final, limit=self._limits.record // unit, in_line=self._in_line)
         if not reading.ends.size:
             return
-        ends = np.minimum(reading.ends * unit, size)
+        ends, inner = np.minimum(reading.ends * unit, size), reading.inner * unit
         starts = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
         owners = self._owners(base + starts, reading)
         first = 0
@@ -117,13 +117,17 @@ class Cutter:
             until_full = np.searchsorted(ends, starts[first] + self._batch_bytes) + 1
             last = min(int(until_segment), int(until_full), int(ends.size), first + self._batch_records)
             begin, end = int(starts[first]), int(ends[last - 1])
+            refused = {number - first: code for number, code in reading.refused.items() if first <= number < last}
+            of_batch = inner[slice(*np.searchsorted(inner, (begin, end)))] - begin
+            unended = text[reading.ends[last - 1] - 1] not in _LINE_END
             yield self._batch(
                 data[begin:end],
-                text[begin // unit : int(reading.ends[last - 1])],
-                ends[first:last] - begin,
+                last - first + of_batch.size - joined(refused).size - unended,
                 segment,
+                ends=ends[first:last] - begin,
+                inner=of_batch,
+                refused=refused,
                 following=int(owners[last]),
-                refused={number - first: code for number, code in reading.refused.items() if first <= number < last},
             )
             first = last
 
@@ -145,19 +149,20 @@ class Cutter:
     def _batch(
         self,
         data: bytes,
-        text: bytes,
-        ends: Int64s,
+        lines: int,
         segment: int,
         *,
         following: int,
+        ends: Int64s = _NONE,
+        inner: Int64s = _NONE,
         refused: Mapping[int, str] | None = None,
     ) -> Batch:
         """Make a batch and go past it.
 
         :param following: where what decides on the segment of the next record begins.
         """
-        start, line, lines = self._start, self._line, count_lines(text)
+        start, line = self._start, self._line
         self._start += len(data)
         self._line += lines
         ends_segment = following // self._segment_bytes != segment
-        return Batch(segment, start, line, data, ends, lines, ends_segment, refused or {})
+        return Batch(segment, start, line, data, ends, lines, ends_segment, refused or {}, inner)

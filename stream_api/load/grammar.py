@@ -47,6 +47,7 @@ _LF, _CR = 10, 13
 _LINE_END = rb"(?:\r\n|\n|\r)"
 _FIRST_LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 _BACKSLASH: Final = b"\\"
+_NONE: Final[Int64s] = np.empty(0, np.int64)
 
 
 def count_lines(data: bytes) -> int:
@@ -72,12 +73,14 @@ class Reading:
     """What is known of some data that begins where a record begins.
 
     :param ends: offsets just past each record.
+    :param inner: offsets just past each line end within a record.
     :param refused: records that are none, by their number: `unclosed_quote` and `record_too_long`, and `CONTINUED` for
         what follows the beginning of a line that is too long.
     :param in_line: the data ends within a line that is too long: what comes next is the rest of it.
     """
 
     ends: Int64s
+    inner: Int64s = field(default_factory=lambda: _NONE)
     refused: dict[int, str] = field(default_factory=dict)
     in_line: bool = False
 
@@ -146,9 +149,9 @@ class Grammar:
         """
         if in_line:
             return self._read_in_line(data, final=final, limit=limit)
-        ends = self._fast_ends(data, final=final)
-        if ends is not None and not _is_long(ends, len(data), limit):
-            return Reading(ends)
+        reading = self._read_fast(data, final=final)
+        if reading is not None and not _is_long(reading.ends, len(data), limit):
+            return reading
         return _Exactly(self, data, final=final, limit=limit).reading()
 
     def _read_in_line(self, data: bytes, *, final: bool, limit: int) -> Reading:
@@ -157,24 +160,24 @@ class Grammar:
         if found is None or (end == len(data) and found[0] == b"\r" and not final):
             end -= found is not None  # half of a CRLF has to wait for the other half
             ends = np.array([end] if end else [], np.int64)
-            return Reading(ends, {0: CONTINUED} if end else {}, in_line=not final)
+            return Reading(ends, refused={0: CONTINUED} if end else {}, in_line=not final)
         rest = self.read(data[end:], final=final, limit=limit)
         refused = {number + 1: code for number, code in rest.refused.items()}
-        return Reading(np.append(end, rest.ends + end), {0: CONTINUED} | refused, rest.in_line)
+        return Reading(np.append(end, rest.ends + end), rest.inner + end, {0: CONTINUED} | refused, rest.in_line)
 
     def record_ends(self, data: bytes, *, final: bool) -> Int64s:
         """As the ends of `read`, without a limit."""
         return self.read(data, final=final, limit=len(data) + 2).ends
 
-    def _fast_ends(self, data: bytes, *, final: bool) -> Int64s | None:
-        """As `record_ends` by the parity of quotes, or `None` where parity cannot be trusted.
+    def _read_fast(self, data: bytes, *, final: bool) -> Reading | None:
+        """As `read` without a limit, by the parity of quotes, or `None` where parity cannot be trusted.
 
         Parity is exact as long as each opening quote stands at the start of a field and each closing one before a
         delimiter, a line end or a quote (a doubled one): that is tested for all of them.
         """
         if self.backslash and _BACKSLASH in data:
             return None
-        size, seen = len(data), np.frombuffer(data, np.uint8)
+        size, seen, inner = len(data), np.frombuffer(data, np.uint8), _NONE
         feeds = bits(seen == _LF)
         line_ends = feeds.copy()
         # So is what follows the data: that may be the other half of a CRLF.
@@ -198,11 +201,12 @@ class Grammar:
             beside = line_ends | bits(seen == self.delimiter[0]) | quotes
             if ((of_next(opening) | of_previous(quotes ^ opening)) & ~beside).any():
                 return None
+            inner = places(feeds & within) + 1
             feeds &= ~within
         ends = places(feeds) + 1
         if final and size and (not ends.size or ends[-1] != size):
             ends = np.append(ends, size)
-        return ends
+        return Reading(ends, inner[: np.searchsorted(inner, ends[-1])] if ends.size else _NONE)
 
     def is_comment(self, record: bytes) -> bool:
         """Whether `record` is a comment."""
@@ -392,4 +396,7 @@ class _Exactly:
             self.ends.append(end)
 
     def _made(self, *, in_line: bool = False) -> Reading:
-        return Reading(np.frombuffer(self.ends, np.int64), self.refused, in_line)
+        ends, lines = np.frombuffer(self.ends, np.int64), np.frombuffer(self.lines, np.int64)
+        lines = lines[: np.searchsorted(lines, ends[-1])] if ends.size else _NONE
+        inner = lines[ends[np.searchsorted(ends, lines)] != lines]
+        return Reading(ends, inner, self.refused, in_line)

@@ -25,6 +25,11 @@ CONTINUED: Final = "continued"
 _TOGETHER: Final = 4096
 
 
+def joined(refused: Mapping[int, str]) -> Int64s:
+    """The numbers of those records that are the rest of the line on which the one before them begins."""
+    return np.array([number for number, code in refused.items() if number and code == CONTINUED], np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """Where a batch lies in the file; its parts are those of `Batch`, without the bytes."""
@@ -48,6 +53,7 @@ class Batch:
     :param ends: for each record, blank ones too, the offset in `data` just past its line end.
     :param lines: lines that `data` holds (line ends, quoted ones too).
     :param ends_segment: the next record, if there is one, belongs to another segment.
+    :param inner: the offset in `data` just past each line end within a record.
     :param refused: records that are no rows, by their number, with `UNCLOSED_QUOTE`, `RECORD_TOO_LONG` (of these the
         rest of the line follows) or `CONTINUED`.
     """
@@ -60,6 +66,7 @@ class Batch:
     lines: int
     ends_segment: bool
     refused: Mapping[int, str] = field(default_factory=dict)
+    inner: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def end(self) -> int:
@@ -70,6 +77,18 @@ class Batch:
     def starts(self) -> Int64s:
         """For each record, the offset in `data` at which it begins."""
         return np.concatenate((np.zeros(1, np.int64), self.ends[:-1]))[: self.ends.size]
+
+    @property
+    def record_lines(self) -> Int64s:
+        """For each record, the line of the file on which it begins."""
+        numbers = np.arange(self.ends.size)
+        lines = numbers + self.first_line
+        if self.inner.size:
+            lines += np.searchsorted(self.inner, self.starts)
+        continued = joined(self.refused)
+        if continued.size:
+            lines -= np.searchsorted(continued, numbers, side="right")
+        return lines
 
     def records(self, offsets: Int64s) -> Iterator[bytes]:
         """The records that begin at these bytes of the decoded file, with their line ends."""
@@ -90,7 +109,7 @@ class Batch:
     @property
     def size_bytes(self) -> int:
         """Bytes held."""
-        return len(self.data) + self.ends.nbytes
+        return len(self.data) + self.ends.nbytes + self.inner.nbytes
 
 
 @dataclass(frozen=True, slots=True)

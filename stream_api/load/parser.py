@@ -17,7 +17,7 @@ from stream_api.dialects.dialect import Dialect
 from stream_api.load.columns.base import Bools
 from stream_api.load.encodings import recode
 from stream_api.load.flaws import Flaw, Flaws
-from stream_api.load.grammar import Grammar, line_end_positions
+from stream_api.load.grammar import Grammar
 from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Batch, Int64s, Rows
 
 _LF, _CR, _NUL = 10, 13, 0
@@ -90,7 +90,7 @@ class _Parsing:
             read=self.read,
             table=table,
             records=self.kept,
-            record_lines=self._lines(),
+            record_lines=self.batch.record_lines,
             flaws=self.flaws,
             line_end="\n".encode(self.parser.dialect.encoding),
         )
@@ -268,14 +268,6 @@ class _Parsing:
         reasons = [f"The record has {count} fields where {width} are expected" for count in different.tolist()]
         self.flaws.add_each(records, [Flaw(None, "wrong_field_count", reason) for reason in reasons], which)
         self._drop_rejected()
-
-    def _lines(self) -> Int64s:
-        """The line of the file on which each record begins."""
-        batch = self.batch
-        unended = not self.data.endswith((b"\n", b"\r"))
-        if batch.lines == batch.ends.size - unended and not batch.refused:  # each record is one line
-            return batch.first_line + np.arange(batch.ends.size)
-        return batch.first_line + np.searchsorted(line_end_positions(self.data), self.starts)
 
 
 def _starts(ends: Int64s) -> Int64s:

@@ -120,6 +120,9 @@ def test_records_do_not_depend_on_pieces_batches_or_segments(
     for batch, following in zip(batches, [*batches[1:], None], strict=True):
         assert (batch.start, batch.first_line) == (position, line)
         position, line = batch.end, line + batch.lines
+        for start, its_line in zip(batch.starts.tolist(), batch.record_lines.tolist(), strict=True):
+            before = data[: batch.start + start].decode(encoding, "replace")
+            assert its_line == len(re.split("\r\n|\n|\r", before))
         if following is not None:
             assert batch.ends_segment is (following.segment != batch.segment)
     text = re.sub("[^\r\n]", "x", data.decode(encoding))

@@ -68,6 +68,9 @@ def test_the_reading_is_that_of_the_plainest_code(data: bytes, dialect: Dialect,
     reading = grammar.read(data, final=True, limit=limit)
     assert not reading.in_line
     assert reading.ends.tolist() == exactly(grammar, data, final=True, limit=limit).ends.tolist()
+    # Each line ends within a record, at its end, or not at all.
+    lines = line_end_positions(data) + 1
+    assert reading.inner.tolist() == sorted(set(lines.tolist()) - set(reading.ends.tolist()))
     expected = reference.read(data.decode("latin-1"), dialect, limit)
     ends = [end for number, end in enumerate(reading.ends.tolist()) if reading.refused.get(number + 1) != CONTINUED]
     assert ends == [record.end for record in expected]
@@ -111,16 +114,17 @@ def test_what_is_decided_stays_decided(data: bytes, dialect: Dialect, limit: int
 def test_fast_path_agrees_with_the_grammar(data: bytes, dialect: Dialect, final: bool) -> None:
     data = in_dialect(data, dialect)
     grammar = Grammar.of(dialect)
-    fast = grammar._fast_ends(data, final=final)
+    fast = grammar._read_fast(data, final=final)
     if fast is not None:
         reading = exactly(grammar, data, final=final)
-        assert (fast.tolist(), {}) == (reading.ends.tolist(), reading.refused)
+        assert (fast.ends.tolist(), fast.inner.tolist()) == (reading.ends.tolist(), reading.inner.tolist())
+        assert not reading.refused
 
 
 @given(csv_file)
 def test_fast_path_is_taken_for_well_formed_files(data: bytes) -> None:
     if b'5" pipe' not in data and b'x"' not in data and data.count(b"\r") == data.count(b"\r\n"):
-        assert GRAMMAR._fast_ends(data, final=True) is not None
+        assert GRAMMAR._read_fast(data, final=True) is not None
 
 
 @given(any_csv)
