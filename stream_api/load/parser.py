@@ -22,6 +22,8 @@ from stream_api.load.model import CONTINUED, RECORD_TOO_LONG, UNCLOSED_QUOTE, Ba
 
 _LF, _CR, _NUL = 10, 13, 0
 _MARK: Final = codecs.BOM_UTF8
+#: What pyarrow takes at most, and takes nothing for.
+_MOST_BLOCK_BYTES: Final = 2**31 - 1
 
 #: What is looked through at once for a record that is not UTF-8, where there is one.
 _PIECE_BYTES: Final = 16 * 1024
@@ -47,10 +49,24 @@ class Parser:
     max_value_bytes: int = sys.maxsize
     grammar: Grammar = field(init=False, repr=False)
     schema: pa.Schema = field(init=False, repr=False)
+    # What does not change from batch to batch; with many columns it takes a while to make.
+    read_options: pc.ReadOptions = field(init=False, repr=False)
+    convert_options: pc.ConvertOptions = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.grammar = Grammar.of(self.dialect)
         self.schema = pa.schema([(str(number), pa.string()) for number in range(len(self.columns))])
+        # One block: a record never straddles two, and the numbers of rows are known.
+        self.read_options = pc.ReadOptions(
+            column_names=self.schema.names, use_threads=False, block_size=_MOST_BLOCK_BYTES
+        )
+        self.convert_options = pc.ConvertOptions(
+            column_types=self.schema,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+            check_utf8=False,
+        )
 
     def parse(self, batch: Batch) -> Rows:
         """The rows of `batch`; holds the GIL only in short stretches.
@@ -100,14 +116,13 @@ class _Parsing:
 
         Of one column a blank line is the empty value (as Postgres sees it).
         """
-        rows = np.ones(self.starts.size, np.bool_)
-        if not rows.size:
-            return rows
-        first = np.frombuffer(self.data, np.uint8)[self.starts]
+        rows, seen = np.ones(self.starts.size, np.bool_), np.frombuffer(self.data, np.uint8)
         if len(self.schema) != 1:
-            rows = (first != _LF) & (first != _CR)
+            short = np.flatnonzero(self.ends - self.starts <= len(b"\r\n"))
+            first = seen[self.starts[short]]
+            rows[short] = (first != _LF) & (first != _CR)
         if self.grammar.comment:
-            rows &= first != self.grammar.comment[0]
+            rows &= seen[self.starts] != self.grammar.comment[0]
         for record, code in self.batch.refused.items():
             if code == CONTINUED:
                 rows[record] = False
@@ -119,6 +134,8 @@ class _Parsing:
 
     def _blame_each(self, flaws: Mapping[int, Flaw]) -> None:
         """The same, each record for its own flaw."""
+        if not flaws:
+            return
         records = np.array(list(flaws), np.int64)
         which = np.flatnonzero(self.is_row[records])
         self.flaws.add_each(records[which], list(flaws.values()), which)
@@ -205,8 +222,7 @@ class _Parsing:
 
         table = pc.read_csv(
             pa.BufferReader(data),  # type: ignore[arg-type]  # any file of Arrow's will do
-            # One block: a record never straddles two, and the numbers of rows are known.
-            read_options=pc.ReadOptions(column_names=self.schema.names, use_threads=False, block_size=len(data) + 1),
+            read_options=self.parser.read_options,
             parse_options=pc.ParseOptions(
                 delimiter=self.grammar.delimiter.decode(),
                 quote_char=self.grammar.quote.decode() or False,
@@ -214,13 +230,7 @@ class _Parsing:
                 ignore_empty_lines=len(self.schema) > 1,
                 invalid_row_handler=on_wrong_count,
             ),
-            convert_options=pc.ConvertOptions(
-                column_types=self.schema,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                null_values=[""],
-                check_utf8=False,
-            ),
+            convert_options=self.parser.convert_options,
         )
         if table.num_rows + len(wrong) != self.kept.size:
             return None
@@ -248,7 +258,7 @@ class _Parsing:
     def _without_long_values(self, table: pa.RecordBatch) -> pa.RecordBatch:
         """Reject rows with a value that is longer than the limit."""
         limit = self.parser.max_value_bytes
-        if not self.kept.size or int((self.ends - self.starts).max()) <= limit:
+        if not self.kept.size or len(self.data) <= limit or int((self.ends - self.starts).max()) <= limit:
             return table
         long = np.zeros(table.num_rows, np.bool_)
         for name, column in zip(self.parser.columns, table.columns, strict=True):
