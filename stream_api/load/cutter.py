@@ -118,14 +118,15 @@ class Cutter:
             last = min(int(until_segment), int(until_full), int(ends.size), first + self._batch_records)
             begin, end = int(starts[first]), int(ends[last - 1])
             refused = {number - first: code for number, code in reading.refused.items() if first <= number < last}
-            of_batch = inner[slice(*np.searchsorted(inner, (begin, end)))] - begin
+            within = inner[slice(*np.searchsorted(inner, (begin, end)))]
             unended = text[reading.ends[last - 1] - 1] not in _LINE_END
             yield self._batch(
                 data[begin:end],
-                last - first + of_batch.size - joined(refused).size - unended,
+                last - first + within.size - joined(refused).size - unended,
                 segment,
                 ends=ends[first:last] - begin,
-                inner=of_batch,
+                # By records, of which a batch has not too many: one may be made of line ends.
+                inner=np.searchsorted(within, starts[first:last]) if within.size else _NONE,
                 refused=refused,
                 following=int(owners[last]),
             )

@@ -53,9 +53,9 @@ class Batch:
     :param ends: for each record, blank ones too, the offset in `data` just past its line end.
     :param lines: lines that `data` holds (line ends, quoted ones too).
     :param ends_segment: the next record, if there is one, belongs to another segment.
-    :param inner: the offset in `data` just past each line end within a record.
     :param refused: records that are no rows, by their number, with `UNCLOSED_QUOTE`, `RECORD_TOO_LONG` (of these the
         rest of the line follows) or `CONTINUED`.
+    :param inner: for each record, the number of line ends within those before it; empty where none is within a record.
     """
 
     segment: int
@@ -84,7 +84,7 @@ class Batch:
         numbers = np.arange(self.ends.size)
         lines = numbers + self.first_line
         if self.inner.size:
-            lines += np.searchsorted(self.inner, self.starts)
+            lines += self.inner
         continued = joined(self.refused)
         if continued.size:
             lines -= np.searchsorted(continued, numbers, side="right")

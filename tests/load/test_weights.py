@@ -68,6 +68,14 @@ async def test_columns_of_one_digit_weigh_no_more_than_the_formula_says(columns:
     assert encoded.size_bytes <= ENCODED_EXPANSION * SIZES.batch
 
 
+def test_line_ends_within_a_value_weigh_nothing_of_their_own() -> None:
+    record = b'"' + b"\n" * 1000 + b'"\n'
+    batch = batches_of(plan_of(1), record * (SIZES.segment // len(record)))[0]
+    assert batch.lines == 1001 * batch.ends.size
+    assert batch.size_bytes <= 1.1 * SIZES.batch
+    assert Parser(Dialect(), ["d0"]).parse(batch).size_bytes <= ROWS_EXPANSION * SIZES.batch
+
+
 def test_short_records_make_smaller_batches_and_others_whole_ones() -> None:
     short = batches_of(plan_of(1), b"7\n" * SIZES.segment)
     assert max(batch.ends.size for batch in short) == SIZES.batch // RECORD_BYTES
