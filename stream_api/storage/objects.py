@@ -41,6 +41,10 @@ _LEAST_BYTES_PER_SECOND: Final = 64 * 1024
 _MAX_BACKOFF_SECONDS: Final = 10.0
 #: Connections beside those of parts: status requests, manifests, downloads of loads, the reconciler.
 _SPARE_CONNECTIONS: Final = 16
+#: Type of the data of uploads, as the store sees it; what the client said is in the manifest. As `text/csv`, or without
+#: a type for each part, SeaweedFS compresses it, which is a third of the time it takes to store something, and three
+#: quarters of that to read it (docs/performance.md).
+DATA_TYPE: Final = "application/csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +378,13 @@ async def open_object_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         aws_secret_access_key=None if secret is None else secret.get_secret_value(),
         config=config,
     ) as client:
+        # S3 has no type for a part, so botocore has no parameter for it.
+        client.meta.events.register("before-call.s3.UploadPart", _name_type_of_part)
         yield ObjectStore(client, settings)
+
+
+def _name_type_of_part(params: dict[str, Any], **_: object) -> None:
+    params["headers"]["Content-Type"] = DATA_TYPE
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 Memory: one upload holds at most 1 filling + 1 queued + `parts_in_flight` parts, and all uploads of the process
 together at most the budget. A part is filled into one `BytesIO` of the right size from the start, whose bytes become
-the body of the request to S3 without a copy (CPython's `BytesIO.getvalue` shares a buffer that it fills exactly).
+the body of the request to S3 without a copy (CPython's `BytesIO.getvalue` shares a buffer that it fills exactly), and
+which the next part is filled into once S3 has acknowledged it.
 Beside the budget an upload holds a few chunks, in `BodyPartReader` and here, and the beginning of the file.
 """
 
@@ -20,6 +21,7 @@ from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget, Lease
 from stream_api.flow.channel import Channel
 from stream_api.upload.body import CHUNK_BYTES, File
+from stream_api.upload.buffers import Buffers, zeros
 from stream_api.upload.client import ClientStream
 
 #: What is read at once of the beginning of a file, so that it need not wait for bytes which may be long in coming.
@@ -31,17 +33,25 @@ class Part:
     """A part with its room.
 
     :param number: from 1.
-    :param lease: to be given back when S3 has acknowledged the part, or when its data is no longer used.
+    :param content: all that the buffer holds; of a part that is stored it is somebody else's.
+    :param lease: to be given back when the content is no longer used.
     """
 
     number: int
-    data: bytes
+    content: io.BytesIO
     lease: Lease
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the content."""
+        with self.content.getbuffer() as view:
+            return view.nbytes
 
 
 class PartCutter:
     """Reads one file into parts.
 
+    :param buffers: of the size of a part; who uses up a part gives them back.
     :param channel: takes the parts of a file of more than one.
     :param max_file_bytes: bound for the file.
     """
@@ -50,16 +60,17 @@ class PartCutter:
         self,
         stream: ClientStream,
         budget: ByteBudget,
+        buffers: Buffers,
         channel: Channel[Part],
         *,
-        part_bytes: int,
         max_file_bytes: int,
         admission_timeout_seconds: float,
     ) -> None:
         self._stream: Final = stream
         self._budget: Final = budget
         self._channel: Final = channel
-        self._part_bytes: Final = part_bytes
+        self._buffers: Final = buffers
+        self._part_bytes: Final = buffers.size_bytes
         self._max_file_bytes: Final = max_file_bytes
         self._admission_timeout_seconds: Final = admission_timeout_seconds
         self._sha256: Final = hashlib.sha256()
@@ -95,19 +106,19 @@ class PartCutter:
         number = 1
         while True:
             self._lease = await self._admit()
-            data = await self._fill(file, begun)
-            if not data:
+            content = await self._fill(file, begun)
+            if content is None:
                 raise Failure("file_empty", "The file is empty.")
             if number == 1:
                 # Whether it is the only one must be known before it goes anywhere.
                 await self._peek(file)
                 if not self._carry:
-                    return Part(number, data, self._lease)
-            part, self._lease = Part(number, data, self._lease), None
+                    return Part(number, content, self._lease)
+            part, self._lease = Part(number, content, self._lease), None
             self.queued.add(part.lease)
-            await self._channel.send(part, len(data))
+            await self._channel.send(part, part.size_bytes)
             # Where this waits for the client, nothing may hold on to what S3 may have acknowledged.
-            del part, data
+            del part, content
             # Without room for it: this chunk tells whether room is needed.
             await self._peek(file)
             if not self._carry:
@@ -133,9 +144,11 @@ class PartCutter:
                 retryAfterSeconds=max(1, round(self._admission_timeout_seconds)),
             ) from exc
 
-    async def _fill(self, file: File, begun: Callable[[], Awaitable[None]]) -> bytes:
+    async def _fill(self, file: File, begun: Callable[[], Awaitable[None]]) -> io.BytesIO | None:
+        """The content of the next part; `None` when the file has nothing more."""
         left = self._stream.most_bytes_left
-        buffer = _buffer(self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES))
+        most = self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES)
+        buffer = self._buffers.take() if most == self._part_bytes else zeros(most)
         size = 0
         while size < self._part_bytes:
             await self._peek(file)
@@ -149,7 +162,7 @@ class PartCutter:
         if self.beginning is None:
             self.beginning = Beginning.of(_copied(buffer, size), whole=True)
         buffer.truncate(size)
-        return buffer.getvalue()
+        return buffer if size else None
 
     def _begins(self, buffer: io.BytesIO, size: int) -> bool:
         """Whether enough of the file has come, which lies in the buffer of its first part."""
@@ -183,12 +196,3 @@ def too_large(max_file_bytes: int) -> Failure:
         f"The file is larger than {max_file_bytes} bytes, which is 10,000 parts of STREAM_API_PART_BYTES.",
         limitBytes=max_file_bytes,
     )
-
-
-def _buffer(capacity_bytes: int) -> io.BytesIO:
-    """A buffer of zeros that holds so much without growing, which would move its content again and again.
-
-    The bytes are those of calloc, whose pages the kernel gives out when they are written to: a client that sends little
-    takes little. Nobody else holds them, so `BytesIO` writes into them in place.
-    """
-    return io.BytesIO(bytes(capacity_bytes))

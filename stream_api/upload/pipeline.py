@@ -39,6 +39,7 @@ from stream_api.storage.errors import AlreadyExists
 from stream_api.storage.manifests import Manifest, read_manifest
 from stream_api.storage.objects import ObjectStore
 from stream_api.upload.body import CHUNK_BYTES, BodyReader, File, Incoming, media_type_of
+from stream_api.upload.buffers import Buffers
 from stream_api.upload.claims import KeyClaims
 from stream_api.upload.client import ClientStream, watch_client
 from stream_api.upload.form import Form
@@ -114,6 +115,17 @@ class Uploads:
     check: Check
     #: Uploads under way, by the key of their data: several may have one id.
     active: dict[str, Progress] = field(default_factory=dict)
+    #: Of the parts; none are kept while no upload is under way.
+    buffers: Buffers = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "buffers", Buffers(self.settings.part_bytes))  # frozen
+
+    def ended(self, key: str) -> None:
+        """An upload is no longer under way."""
+        del self.active[key]
+        if not self.active:
+            self.buffers.clear()
 
 
 async def receive_upload(uploads: Uploads, incoming: Incoming) -> Received:
@@ -205,12 +217,12 @@ class _Upload:
         self._cutter: Final = PartCutter(
             self._stream,
             uploads.budget,
+            uploads.buffers,
             self._channel,
-            part_bytes=settings.part_bytes,
             max_file_bytes=uploads.max_file_bytes,
             admission_timeout_seconds=settings.admission_timeout_seconds,
         )
-        self._transfer: Final = Transfer(uploads.store, self._id, derived=derived)
+        self._transfer: Final = Transfer(uploads.store, self._id, uploads.buffers, derived=derived)
         self._file_name: str | None = None
         self._content_type = ""
         self._dialect = Dialect()
@@ -235,7 +247,7 @@ class _Upload:
             raise
         finally:
             self._cutter.release()
-            del self._uploads.active[self._transfer.key]
+            self._uploads.ended(self._transfer.key)
 
     async def _discard(self) -> None:
         self._cutter.release()

@@ -22,14 +22,13 @@ from stream_api.storage.manifests import (
     read_manifest,
     write_manifest,
 )
-from stream_api.storage.objects import ObjectStore
+from stream_api.storage.objects import DATA_TYPE, ObjectStore
+from stream_api.upload.buffers import Buffers
 from stream_api.upload.parts import Part
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
 
-#: S3's own content type of the object; what the client said is in the manifest.
-_CONTENT_TYPE: Final = "text/csv"
 #: A commit that took longer looks whether its data is still there. Far shorter than the time after which the janitor
 #: takes data without a manifest for an orphan.
 SLOW_COMMIT_SECONDS: Final = 60.0
@@ -45,6 +44,7 @@ class Transfer:
     the data is one's own, and what is said of the manifest stays true: from the moment that it can be read, others
     answer with it.
 
+    :param buffers: those of the parts.
     :param derived: the id comes from an `Idempotency-Key`.
     """
 
@@ -52,11 +52,13 @@ class Transfer:
         self,
         store: ObjectStore,
         upload_id: UUID,
+        buffers: Buffers,
         *,
         derived: bool = False,
         slow_commit_seconds: float = SLOW_COMMIT_SECONDS,
     ) -> None:
         self._store: Final = store
+        self._buffers: Final = buffers
         self._derived: Final = derived
         self._slow_commit_seconds: Final = slow_commit_seconds
         self.upload_id: Final = upload_id
@@ -77,15 +79,15 @@ class Transfer:
         :raises Failure: as `ObjectStore.upload_part`.
         """
         if self._multipart is None:
-            self._multipart = self._start(self._store.create_multipart(self.key, content_type=_CONTENT_TYPE))
+            self._multipart = self._start(self._store.create_multipart(self.key, content_type=DATA_TYPE))
         try:
             multipart_id = await asyncio.shield(self._multipart)
         except BaseException:
             part.lease.release()
             raise
-        request = self._start(self._store.upload_part(self.key, multipart_id, part.number, part.data))
+        request = self._start(self._store.upload_part(self.key, multipart_id, part.number, part.content))
         # Also when nobody waits for it any more: the data is held until then.
-        request.add_done_callback(lambda _: part.lease.release())
+        request.add_done_callback(lambda _: self._used_up(part))
         self._etags[part.number] = await asyncio.shield(request)
 
     async def commit(self, only: Part | None, manifest_of: Callable[[str, str], Manifest]) -> Manifest:
@@ -107,7 +109,7 @@ class Transfer:
         begun = _Moment()
         self._object_tried = True
         if only is not None:
-            etag = await self._store.put(self.key, only.data, content_type=_CONTENT_TYPE)
+            etag = await self._store.put(self.key, only.content, content_type=DATA_TYPE)
         else:
             multipart_id = await self._multipart_id()
             etag = await self._store.complete_multipart(self.key, multipart_id, sorted(self._etags.items()))
@@ -182,6 +184,10 @@ class Transfer:
             msg = "a file of several parts has a multipart upload"
             raise RuntimeError(msg)
         return await asyncio.shield(self._multipart)
+
+    def _used_up(self, part: Part) -> None:
+        self._buffers.give_back(part.content)
+        part.lease.release()
 
     def _start(self, request: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(request)

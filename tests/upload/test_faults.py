@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from stream_api.config import MIB, Settings
 from stream_api.storage.manifests import list_pending, read_manifest
-from stream_api.upload.parts import _buffer
+from stream_api.upload.buffers import zeros
 from tests.conftest import Bucket
 from tests.http.serving import Serving, serve
 from tests.support.faults import FaultProxy
@@ -36,7 +36,7 @@ async def check_nothing_left(serving: Serving, bucket: Bucket) -> None:
     assert await asyncio.to_thread(bucket.open_multipart_uploads) == []
     budget = serving.uploads.budget
     assert (budget.used_bytes, budget.waiting) == (0, 0)
-    assert serving.uploads.active == {}
+    assert (serving.uploads.active, len(serving.uploads.buffers)) == ({}, 0)
     status, _ = await serving.post(BODY, headers=HEADERS)
     assert status == 202
 
@@ -252,7 +252,7 @@ async def test_uploads_that_fail_let_go_of_their_parts_at_once(small: Settings, 
 
 async def test_a_part_that_a_client_does_not_send_takes_no_memory() -> None:
     before = _resident_bytes()
-    buffers = [_buffer(64 * MIB) for _ in range(8)]
+    buffers = [zeros(64 * MIB) for _ in range(8)]
     for buffer in buffers:
         buffer.write(b"x")
     assert _resident_bytes() - before < 64 * MIB

@@ -19,11 +19,13 @@ from stream_api.storage.errors import AlreadyExists
 from stream_api.storage.keys import manifest_key, pending_key
 from stream_api.storage.manifests import Manifest, clear_pending, mark_pending, read_manifest
 from stream_api.storage.objects import ObjectInfo, ObjectStore, open_object_store
+from stream_api.upload.buffers import Buffers
 from stream_api.upload.parts import Part
 from stream_api.upload.transfer import Transfer
 from tests.support.manifests import make_manifest
 
 T = TypeVar("T")
+BUFFERS = Buffers(1)
 DATA = b"id\n1\n"
 
 
@@ -91,7 +93,7 @@ def manifest_of(upload_id: UUID) -> Callable[[str, str], Manifest]:
 
 
 async def commit(transfer: Transfer) -> Manifest:
-    part = Part(1, DATA, await ByteBudget(1).acquire(1))
+    part = Part(1, io.BytesIO(DATA), await ByteBudget(1).acquire(1))
     return await transfer.commit(part, manifest_of(transfer.upload_id))
 
 
@@ -152,7 +154,7 @@ async def test_a_commit_and_a_janitor(store: ObjectStore) -> None:
         upload_id = uuid4()
         await mark_pending(store, upload_id)
         ours, janitor = Stepped(store), Stepped(store)
-        transfer = Transfer(ours, upload_id, derived=True)
+        transfer = Transfer(ours, upload_id, BUFFERS, derived=True)
         await play([(ours, upload(transfer)), (janitor, sweep(janitor, upload_id))], order)
         await check_stored(store, upload_id, order)
         await empty(store)
@@ -163,7 +165,7 @@ async def test_two_commits(store: ObjectStore, lost: bool) -> None:
     for order in orders(4, 4):
         upload_id = uuid4()
         one, other = Stepped(store), Stepped(store, manifest_key(upload_id) if lost else None)
-        transfers = [Transfer(each, upload_id, derived=True) for each in (one, other)]
+        transfers = [Transfer(each, upload_id, BUFFERS, derived=True) for each in (one, other)]
         await play([(one, upload(transfers[0])), (other, upload(transfers[1]))], order)
         await check_stored(store, upload_id, order)
         await empty(store)
@@ -200,7 +202,7 @@ async def test_a_commit_that_took_too_long_for_its_data_fails(store: ObjectStore
         await store.delete(transfer.key)
         await sweep(store, transfer.upload_id)
 
-    transfer = Transfer(Frozen(store, janitor), uuid4(), derived=derived, slow_commit_seconds=0)
+    transfer = Transfer(Frozen(store, janitor), uuid4(), BUFFERS, derived=derived, slow_commit_seconds=0)
     with pytest.raises(Failure) as failed:
         await commit(transfer)
     assert failed.value.code == "storage_unavailable"
@@ -215,7 +217,7 @@ async def test_a_slow_commit_whose_data_is_there_has_its_marker(store: ObjectSto
     async def janitor() -> None:
         await sweep(store, transfer.upload_id)
 
-    transfer = Transfer(Frozen(store, janitor), uuid4(), slow_commit_seconds=0)
+    transfer = Transfer(Frozen(store, janitor), uuid4(), BUFFERS, slow_commit_seconds=0)
     await commit(transfer)
     await check_stored(store, transfer.upload_id, ())
 
@@ -226,7 +228,7 @@ async def test_a_commit_that_was_quick_does_not_ask(store: ObjectStore) -> None:
     async def janitor() -> None:
         await store.delete(transfer.key)
 
-    transfer = Transfer(Frozen(store, janitor), uuid4())
+    transfer = Transfer(Frozen(store, janitor), uuid4(), BUFFERS)
     await commit(transfer)
 
 
@@ -260,7 +262,7 @@ class Late(ObjectStore):
 @pytest.mark.parametrize("derived", [False, True])
 async def test_a_manifest_that_comes_late_does_not_stay_without_its_data(store: ObjectStore, derived: bool) -> None:
     late = Late(store)
-    transfer = Transfer(late, uuid4(), derived=derived)
+    transfer = Transfer(late, uuid4(), BUFFERS, derived=derived)
     await upload(transfer)
     assert late.late is not None
     assert [key async for key in store.list_keys("")] == ([pending_key(transfer.upload_id)] if derived else [])
@@ -268,7 +270,7 @@ async def test_a_manifest_that_comes_late_does_not_stay_without_its_data(store: 
 
 async def test_a_manifest_of_another_is_never_removed(store: ObjectStore) -> None:
     upload_id = uuid4()
-    winner, loser = (Transfer(store, upload_id, derived=True) for _ in range(2))
+    winner, loser = (Transfer(store, upload_id, BUFFERS, derived=True) for _ in range(2))
     await commit(winner)
     with pytest.raises(AlreadyExists):
         await commit(loser)
