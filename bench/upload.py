@@ -20,6 +20,7 @@ from bench.sizes import Sizes
 from bench.stand import File, Running, Stand, say
 from bench.tables import EVENTS
 from stream_api.config import MIB
+from stream_api.storage.objects import DATA_TYPE
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -30,6 +31,10 @@ _AT_ONCE: Final = (1, 4, 16)
 #: As the service's own, unless they are set.
 _PART_BYTES: Final = 8 * MIB
 _PARTS_IN_FLIGHT: Final = 3
+_NOTES: Final = {
+    "typed": "SeaweedFS compresses what has no type and looks like text, and not this.",
+    "copy": "The copy is not synced to the disk, nor is what the store has.",
+}
 
 
 async def measure(stand: Stand, sizes: Sizes, chapter: Chapter) -> None:
@@ -96,6 +101,10 @@ def _contestants(
         with await asyncio.to_thread(file.path.open, "rb") as body:
             await client.put_object(Bucket=bucket, Key=key, Body=body)
 
+    async def typed(key: str) -> None:
+        with await asyncio.to_thread(file.path.open, "rb") as body:
+            await client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=DATA_TYPE)
+
     async def multipart(key: str) -> None:
         await _put_parts(client, bucket, key, file)
 
@@ -108,7 +117,13 @@ def _contestants(
             target.unlink()
         return seconds
 
-    return {"ours": ours, "put": straight(put), "multipart": straight(multipart), "copy": copy}
+    return {
+        "ours": ours,
+        "put": straight(put),
+        "typed": straight(typed),
+        "multipart": straight(multipart),
+        "copy": copy,
+    }
 
 
 def _figures(found: dict[str, list[float]], file: File, clients: int) -> list[Figure]:
@@ -123,10 +138,11 @@ def _figures(found: dict[str, list[float]], file: File, clients: int) -> list[Fi
             reference=reference,
             reference_values=rates[name],
             goal=Goal(must=0.9, aim=1.0) if (name, clients) == ("put", 1) else None,
-            note="The copy is not synced to the disk, nor is what the store has." if name == "copy" else "",
+            note=_NOTES.get(name, ""),
         )
         for name, reference in (
             ("put", "a plain PUT by aiobotocore"),
+            ("typed", f"the same as {DATA_TYPE}, as the service has it"),
             ("multipart", f"multipart by aiobotocore, {_PART_BYTES // MIB} MiB, {_PARTS_IN_FLIGHT} in flight"),
             ("copy", "a raw copy of the file"),
         )
