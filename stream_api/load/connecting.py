@@ -35,7 +35,10 @@ async def connecting(
     try:
         yield connected
     finally:
-        await cancel_and_wait(*tasks)
-        # Also to ask each for its exception, which nobody has where the body has failed first.
-        there = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
-        await asyncio.gather(*map(disconnect, there))
+        try:
+            await cancel_and_wait(*tasks)
+        finally:
+            # Also where this is cancelled while it waits; and each is asked for its exception, which nobody has where
+            # the body has failed first.
+            ended = [task for task in tasks if task.done() and not task.cancelled()]
+            await asyncio.gather(*(disconnect(task.result()) for task in ended if task.exception() is None))

@@ -31,6 +31,9 @@ NUMBERS: list[tuple[Kind, dict[str, int], str]] = [
     ("numeric", {"precision": 3, "scale": 0}, "numeric(3,0)"),
     ("numeric", {"precision": 2, "scale": 2}, "numeric(2,2)"),
     ("numeric", {"precision": 38, "scale": 10}, "numeric(38,10)"),
+    # What Arrow brings to these scales may be more than 128 bits.
+    ("numeric", {"precision": 38, "scale": 20}, "numeric(38,20)"),
+    ("numeric", {"precision": 38, "scale": 38}, "numeric(38,38)"),
     ("float4", {}, "float4"),
     ("float8", {}, "float8"),
 ]

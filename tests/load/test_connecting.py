@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from stream_api.config import Settings
 from stream_api.errors import Failure
-from stream_api.ledger.pool import connect_lane, disconnect
+from stream_api.ledger.pool import LaneConnection, connect_lane, disconnect
+from stream_api.load import connecting as module
 from stream_api.load.connecting import connecting
 from tests.load.conftest import Loading
 from tests.support.faults import FaultProxy
@@ -69,3 +72,38 @@ async def test_a_database_that_is_away_is_told_to_who_waits_for_the_lanes(settin
         with pytest.raises(ZeroDivisionError):
             async with connecting(proxied, upload_id, 1, count=2, slot=None):
                 _ = 1 // 0
+
+
+async def test_who_is_cancelled_again_while_one_is_slow_to_end_closes_the_others(
+    loading: Loading, upload_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes: list[LaneConnection] = []
+    there, ending, end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    calls = iter(["quick", "slow"])
+
+    async def connect(*args: Any) -> LaneConnection:
+        if next(calls) == "quick":
+            lanes.append(await connect_lane(*args))
+            there.set()
+            return lanes[0]
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await end.wait()
+        raise AssertionError
+
+    async def body() -> None:
+        async with connecting(loading.settings, upload_id, 1, count=2, slot=None):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(module, "connect_lane", connect)
+    load = asyncio.create_task(body())
+    await there.wait()
+    load.cancel()
+    await ending.wait()
+    load.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    assert [lane.is_closed() for lane in lanes] == [True]
+    end.set()

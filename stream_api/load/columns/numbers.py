@@ -29,8 +29,11 @@ _FLOATS: Final[dict[str, tuple[pa.DataType, str]]] = {
 # minus or none, digits, and for decimals a plus and a point anywhere, if there is a digit: so does Postgres. Arrow
 # refuses what would be rounded or does not fit. `tests/load/test_columns_quick.py` tries all short ones.
 _LAST_DIGIT: Final = ord("9")
-#: Far from overflow of a float and from its denormals: see above. As a decimal it is longer than it can be.
+#: Far from overflow of a float and from its denormals: see above.
 _PLAIN_LENGTH: Final = 32
+#: Digits of any number that a decimal of 128 bits holds. Arrow brings what it has read to the column's scale, and of
+#: what is more than that by then it keeps the lower bits: of the 7 that a numeric(38,38) refuses it makes 0.194….
+_DECIMAL_DIGITS: Final = 38
 
 _PLAIN_NUMBER: Final = r"-?[0-9]+(?:\.[0-9]+)?"
 #: Far below the 131,072 digits before the point and 16,383 after it that numeric holds.
@@ -72,9 +75,10 @@ def decimal_reader(precision: int, scale: int) -> Reader:
     whole = f"[0-9]{{1,{precision - scale}}}" if precision > scale else "0"
     pattern = rf"-?{whole}(?:\.[0-9]{{1,{scale}}})?" if scale else rf"-?{whole}"
     data_type = pa.decimal128(precision, scale)
+    plain_length = min(_PLAIN_LENGTH, _DECIMAL_DIGITS - scale)
 
     def read(values: pa.StringArray) -> Typed:
-        if (plain := _plain(values, data_type)) is not None:
+        if (plain := _plain(values, data_type, plain_length)) is not None:
             return Typed(plain)
         mask = matching(values, pattern)
         return Typed(pc.cast(only(values, mask), data_type), doubts(mask))
