@@ -21,7 +21,7 @@ from stream_api.errors import Failure
 from stream_api.flow.budget import ByteBudget, Lease
 from stream_api.flow.channel import Channel
 from stream_api.upload.body import CHUNK_BYTES, File
-from stream_api.upload.buffers import Buffers, zeros
+from stream_api.upload.buffers import Buffers
 from stream_api.upload.client import ClientStream
 
 #: What is read at once of the beginning of a file, so that it need not wait for bytes which may be long in coming.
@@ -147,8 +147,7 @@ class PartCutter:
     async def _fill(self, file: File, begun: Callable[[], Awaitable[None]]) -> io.BytesIO | None:
         """The content of the next part; `None` when the file has nothing more."""
         left = self._stream.most_bytes_left
-        most = self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES)
-        buffer = self._buffers.take() if most == self._part_bytes else zeros(most)
+        buffer = self._buffers.take(self._part_bytes if left is None else min(self._part_bytes, left + 2 * CHUNK_BYTES))
         size = 0
         while size < self._part_bytes:
             await self._peek(file)
