@@ -4,7 +4,7 @@ Every request has a deadline per attempt and is tried again with backoff where t
 it. The retries are ours and not botocore's: aiohttp's read timeout begins when the body has been sent, so that a store
 that stops reading would hang a request for ever, and a repeated `If-None-Match: *` must be told from a taken key.
 
-Memory: a body is sent from the caller's own bytes. `BytesIO.getvalue` of a full buffer and `BytesIO(data)` share them
+Memory: a body is sent from the caller's own bytes. `BytesIO.getvalue` of a full buffer and `_Body(data)` share them
 (CPython copies on write only), so that attempts have a reader each and no copy.
 """
 
@@ -106,7 +106,7 @@ class ObjectStore:
 
         async def request() -> str:
             answer = await self._client.put_object(
-                Bucket=self._bucket, Key=key, Body=io.BytesIO(data), ContentType=content_type, **condition
+                Bucket=self._bucket, Key=key, Body=_Body(data), ContentType=content_type, **condition
             )
             return answer["ETag"]
 
@@ -204,7 +204,7 @@ class ObjectStore:
         answer = await self._call(
             "upload_part",
             lambda: self._client.upload_part(
-                Bucket=self._bucket, Key=key, UploadId=multipart_id, PartNumber=number, Body=io.BytesIO(data)
+                Bucket=self._bucket, Key=key, UploadId=multipart_id, PartNumber=number, Body=_Body(data)
             ),
             size_bytes=len(data),
         )
@@ -393,6 +393,17 @@ def _session() -> AioSession:
     session = get_session()
     session.get_component("data_loader").file_loader = Descriptions()
     return session
+
+
+class _Body(io.BytesIO):
+    """Reads bytes without a copy of them.
+
+    aiohttp asks for a view of the buffer to learn its length. As one could write into that, `BytesIO` copies what it
+    shares with others: every part on its way to S3 would be held twice.
+    """
+
+    def getbuffer(self) -> memoryview:
+        return memoryview(self.getvalue())
 
 
 def _bytes_of(body: bytes | io.BytesIO) -> bytes:

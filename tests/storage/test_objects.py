@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import tracemalloc
 from contextlib import aclosing
 
 import pytest
@@ -73,6 +74,25 @@ async def test_listing_goes_over_pages(settings_each_store: Settings) -> None:
             async for key in keys:
                 group.create_task(delete(key))
         assert await collect(store, "many/") == []
+
+
+async def test_a_body_is_sent_without_a_copy_of_it(settings: Settings, bucket: Bucket) -> None:
+    data = os.urandom(8 * MIB)
+    buffer = io.BytesIO(bytes(len(data)))
+    buffer.write(data)
+    async with open_object_store(settings) as store:
+        multipart_id = await store.create_multipart("big")
+        tracemalloc.start()
+        try:
+            await store.upload_part("big", multipart_id, 1, data)
+            await store.upload_part("big", multipart_id, 2, buffer)
+            await store.put("one", data)
+            # What is read of it to be signed, and what is on its way.
+            assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+        finally:
+            tracemalloc.stop()
+        assert await store.get("one") == data
+        await store.abort_multipart("big", multipart_id)
 
 
 async def test_multipart(settings_each_store: Settings) -> None:
