@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any, Final
 import asyncpg
 from pydantic import SecretStr
 
+from bench.command import end_with_json
 from bench.generate import Summary, generate, positive, share
 from bench.progress import Progress
 from bench.service import Service, ServiceFailed
@@ -210,10 +210,6 @@ def _temporary_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _terminate(*_: object) -> None:
-    sys.exit(128 + signal.SIGTERM)
-
-
 def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.demo", description="A large file through the service.")
@@ -222,18 +218,13 @@ def main() -> int:
     parser.add_argument("--store", choices=list(STORES), default="seaweedfs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
     result: dict[str, Any] = dict.fromkeys(KEYS)
-    try:
+
+    def work() -> None:
         run(options.rows, invalid=options.invalid, store=options.store, seed=options.seed, result=result)
-    except (DemoFailed, ServiceFailed, ServerFailed) as exc:
-        say(f"demo: {exc}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        print(json.dumps(result), flush=True)
-    return 0
+
+    failures = (DemoFailed, ServiceFailed, ServerFailed)
+    return end_with_json(result, work, failures=failures, say=lambda reason: say(f"demo: {reason}"))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import json
 import secrets
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from bench.command import end_with_json
 from bench.generate import positive
 from bench.oom import stages
 from bench.oom.engine import PROJECT, ROOT, Engine, OomTestFailed, Project, docker, oom_kills, peak_bytes
@@ -145,10 +144,6 @@ def _say(text: str) -> None:
     print(f"oom-test: {text}", file=sys.stderr, flush=True)
 
 
-def _terminate(*_: object) -> None:
-    sys.exit(128 + signal.SIGTERM)
-
-
 def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.oom", description="The OOM test, on a Docker engine.")
@@ -158,20 +153,14 @@ def main() -> int:
     options = parser.parse_args()
     if options.rows < _LEAST_ROWS:
         parser.error(f"at least {_LEAST_ROWS} rows: of fewer no load can fail half-way")
-    signal.signal(signal.SIGTERM, _terminate)
     result: dict[str, Any] = dict.fromkeys(KEYS)
     result["passed"] = False
-    try:
+
+    def work() -> None:
         run(options.rows, picture=options.picture.resolve(), keep=options.keep, result=result)
         result["passed"] = True
-    except OomTestFailed as exc:
-        _say(str(exc))
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        print(json.dumps(result), flush=True)
-    return 0
+
+    return end_with_json(result, work, failures=(OomTestFailed,), say=_say)
 
 
 if __name__ == "__main__":
