@@ -15,9 +15,10 @@ SEED ?=
 VALUES ?= 100000
 # make bench, make bench-full: some of the parts, as ONLY=load,memory
 ONLY ?=
-# make oom-test: any value, where no image can be pulled
+# make oom-test: STAND_INS with any value where no image can be pulled; MEMORY in MB
 STAND_INS ?=
-PICTURE ?= docs/oom-test.png
+MEMORY ?= 512
+PICTURE ?= $(if $(filter 512,$(MEMORY)),docs/oom-test.png,/tmp/oom-test.png)
 # make dev
 PORT ?= 3002
 
@@ -82,8 +83,9 @@ bench-full: setup  ## the same with large files, five times each: about an hour 
 	@$(BIN)/python -m bench --size full --store $(STORE) $(if $(ONLY),--only $(ONLY))
 
 oom-test: ROWS := $(if $(filter file,$(origin ROWS)),5000000,$(ROWS))
-oom-test: setup  ## the spec's acceptance test under Docker, ROWS (5000000); STAND_INS=1 where no image can be pulled
-	@$(if $(STAND_INS),deploy/stand_ins/run )$(BIN)/python -m bench.oom --rows $(ROWS) --picture $(PICTURE)
+oom-test: setup  ## the spec's acceptance test under Docker, ROWS (5000000), MEMORY (512); STAND_INS=1 makes the images
+	@$(if $(STAND_INS),deploy/stand_ins/run )$(BIN)/python -m bench.oom --rows $(ROWS) --memory $(MEMORY) \
+	  --picture $(PICTURE)
 
 kubernetes:  ## check deploy/kubernetes against the published schemas, by tools built with Go
 	@deploy/kubernetes/check

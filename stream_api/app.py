@@ -319,10 +319,10 @@ async def serve(settings: Settings, *, worker: bool) -> None:
 
     :raises OSError: the address cannot be listened on.
     :raises DatasetsInvalid: the file of datasets is not right.
-    :raises MemoryLimitTooLow: the settings do not fit into the memory that the process may have.
+    :raises MemoryLimitTooLow: the process may have less memory than it needs.
     """
     stopping = stopping_on_signals()
-    prepare(settings, api=True, worker=worker)
+    settings = prepare(settings, api=True, worker=worker)
     async with open_services(settings) as services:
         api, working = AsyncExitStack(), AsyncExitStack()
         try:
@@ -344,7 +344,7 @@ async def work(settings: Settings) -> None:
     :raises DatasetsInvalid, MemoryLimitTooLow: as `serve`.
     """
     stopping = stopping_on_signals()
-    prepare(settings, api=False, worker=True)
+    settings = prepare(settings, api=False, worker=True)
     async with open_services(settings) as services, run_worker(services):
         log.info("worker.started")
         async with _looking(services):

@@ -1,11 +1,12 @@
-"""Memory as a formula, checked at start against the limit that the process runs under."""
+"""Memory as a formula, and settings that fit into the limit that the process runs under."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from stream_api.config import MIB, Settings
+from stream_api.config import KIB, MIB, Settings
 from stream_api.load.pipeline import Sizes
 from stream_api.upload.pipeline import memory_bytes as upload_memory_bytes
 from stream_api.webhooks.sender import memory_bytes as webhook_memory_bytes
@@ -19,6 +20,22 @@ _DOWNLOAD_SOCKET_BYTES = 6 * MIB
 _ARENA_BYTES = 16 * MIB
 #: Share of the limit that the formula may fill: the rest is for what the kernel charges beside (page tables, TLS).
 _USABLE = 0.95
+#: What is given up under a low limit, in this order, until the formula fits: first what only many clients at once would
+#: miss, then speed. Nothing here decides about what becomes of a row, or how large a file may be.
+_ECONOMIES: Final = (
+    ("upload_budget_bytes", 48 * MIB),
+    ("max_connections", 60),
+    ("upload_budget_bytes", 24 * MIB),
+    ("max_connections", 30),
+    ("webhook_concurrency", 4),
+    ("worker_threads", 1),
+    ("lanes", 1),
+    ("batch_bytes", 256 * KIB),
+    ("upload_budget_bytes", 8 * MIB),
+    ("max_connections", 16),
+    ("webhook_concurrency", 2),
+    ("max_connections", 8),
+)
 
 
 class MemoryLimitTooLow(Exception):
@@ -53,37 +70,48 @@ def memory_need(settings: Settings, *, api: bool, worker: bool) -> MemoryNeed:
     )
 
 
-def check_memory(settings: Settings, *, api: bool, worker: bool) -> MemoryNeed:
-    """Compare the formula with the limit, if there is one.
+def fit(settings: Settings, *, api: bool, worker: bool) -> Settings:
+    """The settings, less of what nobody has set where the limit is too low for the defaults.
 
-    :raises MemoryLimitTooLow: naming the largest terms and the settings behind them.
+    :raises MemoryLimitTooLow: naming the largest terms and the settings behind them, when nothing more can be saved.
     """
-    need = memory_need(settings, api=api, worker=worker)
     limit = settings.memory_limit_bytes or cgroup_limit()
-    if limit is not None and need.total > limit * _USABLE:
-        terms = ", ".join(
-            f"{name} {value / MIB:.0f} MiB"
-            for name, value in (
-                ("the process itself", need.base),
-                (
-                    (
-                        "uploads (STREAM_API_UPLOAD_BUDGET_BYTES, STREAM_API_MAX_CONNECTIONS, "
-                        "STREAM_API_SOCKET_RECEIVE_BUFFER_BYTES)"
-                    ),
-                    need.uploads,
-                ),
-                ("loads (STREAM_API_LOAD_CONCURRENCY, STREAM_API_LANES, STREAM_API_BATCH_BYTES)", need.loads),
-                ("threads (STREAM_API_WORKER_THREADS)", need.threads),
-                ("webhooks (STREAM_API_WEBHOOK_CONCURRENCY)", need.webhooks),
-            )
-            if value
-        )
-        message = (
-            f"These settings can need {need.total / MIB:.0f} MiB and the limit is {limit / MIB:.0f} MiB, of which "
-            f"{_USABLE:.0%} may be planned: {terms}. Lower one of them or raise the limit."
-        )
-        raise MemoryLimitTooLow(message)
-    return need
+    if limit is None:
+        return settings
+    fitted, need = settings, memory_need(settings, api=api, worker=worker)
+    for name, value in _ECONOMIES:
+        if need.total <= limit * _USABLE:
+            break
+        # An upload needs room for one part.
+        least = settings.part_bytes if name == "upload_budget_bytes" else 0
+        if name in settings.model_fields_set or max(value, least) >= getattr(fitted, name):
+            continue
+        less = fitted.model_copy(update={name: max(value, least)})
+        if (lower := memory_need(less, api=api, worker=worker)).total < need.total:
+            fitted, need = less, lower
+    if need.total > limit * _USABLE:
+        raise MemoryLimitTooLow(_too_low(need, limit))
+    return fitted
+
+
+def _too_low(need: MemoryNeed, limit: int) -> str:
+    terms = (
+        ("the process itself", (), need.base),
+        ("uploads", ("UPLOAD_BUDGET_BYTES", "MAX_CONNECTIONS", "SOCKET_RECEIVE_BUFFER_BYTES"), need.uploads),
+        ("loads", ("LOAD_CONCURRENCY", "LANES", "BATCH_BYTES", "MAX_RECORD_BYTES"), need.loads),
+        ("threads", ("WORKER_THREADS",), need.threads),
+        ("webhooks", ("WEBHOOK_CONCURRENCY",), need.webhooks),
+    )
+    parts = []
+    for what, names, value in terms:
+        if value:
+            settings = ", ".join(f"STREAM_API_{name}" for name in names)
+            parts.append(f"{what}{f' ({settings})' if settings else ''} {value / MIB:.0f} MiB")
+    return (
+        f"This needs {need.total / MIB:.0f} MiB at most, with as little as can be of what is not set, and the limit is "
+        f"{limit / MIB:.0f} MiB, of which {_USABLE:.0%} may be planned: {', '.join(parts)}. "
+        "Raise the limit, or lower one of these settings."
+    )
 
 
 def cgroup_limit(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:

@@ -15,7 +15,7 @@ import structlog
 
 from stream_api.config import MIB, Settings
 from stream_api.flow.stopping import Stopping
-from stream_api.memory import check_memory
+from stream_api.memory import fit, memory_need
 
 log = structlog.get_logger()
 
@@ -35,18 +35,26 @@ _MALLOPT: Final = {
 _SIGNALLED: Final = 128
 
 
-def prepare(settings: Settings, *, api: bool, worker: bool) -> None:
-    """Check the memory that the process may have, and set the interpreter and the allocators for the work.
+def prepare(settings: Settings, *, api: bool, worker: bool) -> Settings:
+    """Set the interpreter and the allocators for the work; returns settings that fit into the memory there is.
 
-    :raises MemoryLimitTooLow: the settings do not fit into it.
+    :raises MemoryLimitTooLow: no such settings are left.
     """
-    need = check_memory(settings, api=api, worker=worker)
-    log.info("memory.planned", total_bytes=need.total)
+    fitted = fit(settings, api=api, worker=worker)
+    log.info("memory.planned", total_bytes=memory_need(fitted, api=api, worker=worker).total)
+    reduced = {f"STREAM_API_{name.upper()}": value for name, value in fitted if value != getattr(settings, name)}
+    if reduced:
+        log.warning(
+            "memory.reduced",
+            settings=reduced,
+            detail="The limit of memory is too low for the defaults: fewer clients at once, and slower loads.",
+        )
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     # Some 200,000 objects of imported libraries stay for ever: the collector need not look at them again and again.
     gc.collect()
     gc.freeze()
     _bound_allocators()
+    return fitted
 
 
 def _bound_allocators() -> None:

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from stream_api.config import MIB, Settings
-from stream_api.memory import check_memory
+from stream_api.memory import MemoryLimitTooLow, fit, memory_need
 from tests.conftest import Bucket
 
 ROOT = Path(__file__).parent.parent
@@ -67,36 +67,31 @@ def test_every_setting_of_kubernetes_and_of_the_documentation_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("megabytes", "role", "settings"),
+    ("process", "role"),
     [
-        (300, {"api": True, "worker": True}, "serve`"),
-        (256, {"api": True, "worker": True}, "serve`"),
-        (256, {"api": True, "worker": False}, "serve --no-worker"),
-        (256, {"api": False, "worker": True}, "worker"),
+        ("serve", {"api": True, "worker": True}),
+        ("serve --no-worker", {"api": True, "worker": False}),
+        ("worker", {"api": False, "worker": True}),
     ],
 )
-def test_the_settings_for_less_memory_fit_into_it(megabytes: int, role: dict[str, bool], settings: str) -> None:
+def test_the_documentation_says_what_each_process_needs(process: str, role: dict[str, bool]) -> None:
     text = (ROOT / "docs" / "deploy.md").read_text()
-    (given,) = re.findall(rf"^\| {megabytes} MB \| `{settings}`? \| `(.+)` \|$", text, re.MULTILINE)
-    values = {
-        name.removeprefix("STREAM_API_").lower(): int(value)
-        for name, value in (each.split("=") for each in given.split())
-    }
-    check_memory(Settings.model_validate({**values, "memory_limit_bytes": megabytes * MIB}), **role)
+    ((needs, enough, least),) = re.findall(
+        rf"^\| `{process}` \| ([0-9]+) MiB \| ([0-9]+) MiB \| ([0-9]+) MiB \|", text, re.MULTILINE
+    )
+    assert int(needs) == round(memory_need(Settings(), **role).total / MIB)
 
+    def fitted(megabytes: int) -> Settings:
+        return fit(Settings(memory_limit_bytes=megabytes * MIB), **role)
 
-@pytest.mark.parametrize(
-    ("service", "role"), [("stream-api", {"api": True, "worker": False}), ("worker", {"api": False, "worker": True})]
-)
-def test_the_small_containers_of_compose_start(service: str, role: dict[str, bool]) -> None:
-    text = (ROOT / "deploy" / "small.yml").read_text()
-    block = re.split(r"^  (?=\S)", text, flags=re.MULTILINE)
-    (own,) = [each for each in block if each.startswith(f"{service}:")]
-    values = {name.lower(): int(value) for name, value in re.findall(r"STREAM_API_(\w+): \"(\d+)\"", own)}
-    assert len(values) > 1
-    assert {f"STREAM_API_{name.upper()}" for name in values} <= _names()
-    assert "memory: 256M" in own
-    check_memory(Settings.model_validate({**values, "memory_limit_bytes": 256 * MIB}), **role)
+    def is_default(settings: Settings) -> bool:
+        return all(value == getattr(Settings(), name) for name, value in settings if name != "memory_limit_bytes")
+
+    assert is_default(fitted(int(enough)))
+    assert not is_default(fitted(int(enough) - 1))
+    fitted(int(least))
+    with pytest.raises(MemoryLimitTooLow):
+        fitted(int(least) - 1)
 
 
 @pytest.mark.parametrize(("question", "path"), [([], "/healthz"), (["live"], "/healthz"), (["ready"], "/readyz")])

@@ -3,18 +3,94 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_api.config import MIB, Settings
-from stream_api.memory import MemoryLimitTooLow, cgroup_limit, check_memory, memory_need
+from stream_api.memory import MemoryLimitTooLow, cgroup_limit, fit, memory_need
+
+ROLES = [(True, True), (True, False), (False, True)]
+#: What `fit` may lower, and two of each that a user could set.
+LOWERED = {
+    "upload_budget_bytes": (16 * MIB, 64 * MIB),
+    "max_connections": (20, 100),
+    "webhook_concurrency": (1, 8),
+    "worker_threads": (1, 2),
+    "lanes": (2, 3),
+    "batch_bytes": (MIB // 2, MIB),
+}
 
 
 def test_the_defaults_fit_into_512_mib() -> None:
-    assert check_memory(Settings(memory_limit_bytes=512 * MIB), api=True, worker=True).total < 512 * MIB
+    settings = Settings(memory_limit_bytes=512 * MIB)
+    assert fit(settings, api=True, worker=True) is settings
+    assert memory_need(settings, api=True, worker=True).total < 512 * MIB
+
+
+def test_a_gib_changes_nothing() -> None:
+    settings = Settings(memory_limit_bytes=1024 * MIB)
+    assert fit(settings, api=True, worker=True) is settings
+
+
+@pytest.mark.parametrize(("api", "worker"), ROLES)
+def test_every_role_fits_into_256_mib(api: bool, worker: bool) -> None:
+    fitted = fit(Settings(memory_limit_bytes=256 * MIB), api=api, worker=worker)
+    assert memory_need(fitted, api=api, worker=worker).total <= 0.95 * 256 * MIB
+
+
+def test_a_role_saves_nothing_that_it_does_not_use() -> None:
+    settings = Settings(memory_limit_bytes=256 * MIB)
+    api, worker = fit(settings, api=True, worker=False), fit(settings, api=False, worker=True)
+    assert (api.lanes, api.worker_threads, api.batch_bytes) == (2, 2, settings.batch_bytes)
+    assert (worker.upload_budget_bytes, worker.max_connections) == (settings.upload_budget_bytes, 120)
+
+
+@given(
+    limit=st.integers(min_value=64, max_value=1024),
+    role=st.sampled_from(ROLES),
+    own=st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in LOWERED.items()}),
+)
+def test_what_is_set_stays_and_the_rest_is_lowered_until_it_fits(
+    limit: int, role: tuple[bool, bool], own: dict[str, int]
+) -> None:
+    settings = Settings.model_validate({**own, "memory_limit_bytes": limit * MIB})
+    api, worker = role
+    try:
+        fitted = fit(settings, api=api, worker=worker)
+    except MemoryLimitTooLow:
+        # With as little as can be of the rest there was no room either.
+        least = {"upload_budget_bytes": 8 * MIB, "max_connections": 8, "webhook_concurrency": 2} | {
+            "worker_threads": 1, "lanes": 1, "batch_bytes": MIB // 4
+        }  # fmt: skip
+        need = memory_need(settings.model_copy(update={**least, **own}), api=api, worker=worker)
+        assert need.total > 0.95 * limit * MIB
+        return
+    assert memory_need(fitted, api=api, worker=worker).total <= 0.95 * limit * MIB
+    for name, value in fitted:
+        if value != getattr(settings, name):
+            assert name in LOWERED
+            assert name not in own
+            assert value < getattr(settings, name)
+    # What is left is as valid as what anybody could set.
+    Settings.model_validate({name: getattr(fitted, name) for name in LOWERED})
+
+
+def test_the_budget_has_room_for_one_part_of_the_size_that_is_set() -> None:
+    settings = Settings(memory_limit_bytes=256 * MIB, part_bytes=20 * MIB)
+    assert fit(settings, api=True, worker=False).upload_budget_bytes >= 20 * MIB
+    # The whole of it, as far down as it goes.
+    assert (
+        fit(settings.model_copy(update={"memory_limit_bytes": 160 * MIB}), api=True, worker=False).upload_budget_bytes
+        == 20 * MIB
+    )
 
 
 def test_a_limit_that_is_too_low_names_the_settings() -> None:
-    with pytest.raises(MemoryLimitTooLow, match=r"the limit is 256 MiB.*STREAM_API_UPLOAD_BUDGET_BYTES.*Lower one"):
-        check_memory(Settings(memory_limit_bytes=256 * MIB), api=True, worker=True)
+    with pytest.raises(MemoryLimitTooLow, match=r"the limit is 128 MiB.*STREAM_API_UPLOAD_BUDGET_BYTES.*lower one"):
+        fit(Settings(memory_limit_bytes=128 * MIB), api=True, worker=True)
+    # Set by the user, so not to be lowered.
+    with pytest.raises(MemoryLimitTooLow, match=r"loads .*STREAM_API_LANES"):
+        fit(Settings(memory_limit_bytes=512 * MIB, load_concurrency=8), api=True, worker=True)
 
 
 def test_a_role_needs_only_its_own() -> None:

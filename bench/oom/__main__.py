@@ -41,16 +41,17 @@ _PEAK_MEGABYTES: Final = 300
 _LEAST_ROWS: Final = 100_000
 
 
-def run(rows: int, *, picture: Path, keep: bool, result: dict[str, Any]) -> None:
+def run(rows: int, *, megabytes: int, picture: Path, keep: bool, result: dict[str, Any]) -> None:
     """Run the test.
 
     :param rows: of the large file.
+    :param megabytes: the limit of memory for each container of the service.
     :param keep: leave the stack running at the end.
     :param result: gets the values of `KEYS` as they come to be known.
     :raises OomTestFailed: something is not as it must be.
     """
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-    project = Project({"STREAM_API_WEBHOOK_SECRETS": secret})
+    project = Project({"STREAM_API_WEBHOOK_SECRETS": secret, "MEMORY_LIMIT": f"{megabytes}M"})
     engine = Engine()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stream-api-oom-")))
@@ -65,7 +66,7 @@ def run(rows: int, *, picture: Path, keep: bool, result: dict[str, Any]) -> None
         container = project.containers("stream-api")[0]
         limit_bytes = engine.limit_bytes(container)
         result["memoryLimitMegabytes"] = limit_bytes // _MIB
-        stages.equal("the limit of memory", limit_bytes, 512 * _MIB)
+        stages.equal("the limit of memory", limit_bytes, megabytes * _MIB)
         _check_hardening(engine, container)
         stand = Stand(project, engine, secret)
         _say(f"generating {rows:,} rows")
@@ -148,6 +149,7 @@ def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.oom", description="The OOM test, on a Docker engine.")
     parser.add_argument("--rows", type=positive, default=5_000_000)
+    parser.add_argument("--memory", type=positive, default=512, metavar="MEGABYTES", help="the limit (default: 512)")
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "oom-test.png", metavar="FILE")
     parser.add_argument("--keep", action="store_true", help="leave the stack running at the end")
     options = parser.parse_args()
@@ -157,7 +159,8 @@ def main() -> int:
     result["passed"] = False
 
     def work() -> None:
-        run(options.rows, picture=options.picture.resolve(), keep=options.keep, result=result)
+        picture = options.picture.resolve()
+        run(options.rows, megabytes=options.memory, picture=picture, keep=options.keep, result=result)
         result["passed"] = True
 
     return end_with_json(result, work, failures=(OomTestFailed,), say=_say)
