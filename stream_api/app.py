@@ -39,6 +39,7 @@ from stream_api.ledger.rejects import RejectsLedger
 from stream_api.ledger.rows import UploadRow
 from stream_api.ledger.uploads import Ledger
 from stream_api.load.answering import RejectsReader
+from stream_api.load.encoder import BINARY
 from stream_api.load.header import Limits
 from stream_api.load.loader import Loader
 from stream_api.load.looking import look_up, misfits
@@ -196,6 +197,8 @@ async def run_webhooks(services: Services) -> AsyncIterator[None]:
 async def run_worker(services: Services) -> AsyncIterator[LoadWorker]:
     """A worker that takes jobs of both queues while the body runs; on leaving, what runs is handed back."""
     settings = services.settings
+    if not BINARY:
+        log.warning("worker.without_binary", detail="There is no pgpq here: rows go as CSV, more slowly.")
     with ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="load") as threads:
         loader = Loader(
             settings=settings,

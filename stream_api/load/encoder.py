@@ -1,16 +1,23 @@
-"""Rows into the two forms that COPY reads: binary, by pgpq, and CSV, by Arrow."""
+"""Rows into the two forms that COPY reads: binary, by pgpq where it can be had, and CSV, by Arrow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
 
-import pgpq
 import pyarrow as pa
 import pyarrow.csv
-from pgpq import encoders, schema
 
-from stream_api.datasets.plan import PlanColumn
+from stream_api.datasets.plan import Plan, PlanColumn
+
+try:
+    import pgpq
+    from pgpq import encoders, schema
+except ImportError:
+    # It has no wheels for Linux on ARM since 0.10, and 0.9 cannot encode numerics. Rows then go as CSV.
+    BINARY = False
+else:
+    BINARY = True
 
 #: Fields encoded in one call: pgpq holds the GIL for about 40 ns a field, so this is some 1.5 ms.
 _SLICE_FIELDS: Final = 40_000
@@ -87,6 +94,11 @@ class BinaryEncoder:
         if self._builders is not None:
             return pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(self._schema, self._builders)
         return pgpq.ArrowToPostgresBinaryEncoder(self._schema)
+
+
+def binary_encoder(plan: Plan) -> BinaryEncoder | None:
+    """The encoder for a plan's rows; `None` where they go as CSV: a type has no binary form, or there is no pgpq."""
+    return BinaryEncoder(plan.columns) if BINARY and plan.copy_format == "binary" else None
 
 
 def encode_csv(table: pa.RecordBatch) -> bytes:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from stream_api.datasets.plan import Plan, PlanColumn
 from stream_api.load.columns.base import Bools, as_bools
 from stream_api.load.columns.readers import column_reader
-from stream_api.load.encoder import BinaryEncoder, encode_csv
+from stream_api.load.encoder import binary_encoder, encode_csv
 from stream_api.load.flaws import Flaw
 from stream_api.load.judge import Judge, Question, Refusal
 from stream_api.load.model import Encoded, Int64s, Rows
@@ -118,7 +118,7 @@ class Validator:
         self._columns = plan.columns
         self._readers = [column_reader(column, encoding=plan.encoding) for column in plan.columns]
         self._rules = [column_rules(column) for column in plan.columns]
-        self._encoder = BinaryEncoder(plan.columns) if plan.copy_format == "binary" else None
+        self._encoder = binary_encoder(plan)
         self._judge = judge
         self._run_in_thread = run_in_thread
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stream_api.datasets.plan import PlanColumn
 from stream_api.load import encoder as encoding
 from stream_api.load.encoder import BinaryEncoder, encode_csv
-from tests.load.values import COPY_HEADER, COPY_TRAILER, connected
+from tests.load.values import COPY_HEADER, COPY_TRAILER, connected, needs_binary
 
 _ODD = [
     "",
@@ -80,6 +80,7 @@ def _columns(*kinds: str) -> list[PlanColumn]:
     return [PlanColumn(name=kind, source=kind, kind=kind, type=kind) for kind in kinds]  # type: ignore[arg-type]
 
 
+@needs_binary
 def test_pieces_are_the_rows_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = BinaryEncoder(_columns("int4", "text"))
     arrays: list[pa.Array[Any]] = [pa.array(range(1000), pa.int32()), pa.array([f"text {n}" * 40 for n in range(1000)])]
@@ -95,6 +96,7 @@ def test_pieces_are_the_rows_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -
     assert encoder.encode([a.slice(0, 0) for a in arrays]) == ()
 
 
+@needs_binary
 async def test_encoders_work_in_several_threads_at_once() -> None:
     encoder = BinaryEncoder(_columns("int4", "jsonb", "text"))
     batches: list[list[pa.Array[Any]]] = [
@@ -105,6 +107,7 @@ async def test_encoders_work_in_several_threads_at_once() -> None:
     assert await asyncio.gather(*(asyncio.to_thread(encoder.encode, arrays) for arrays in batches)) == expected
 
 
+@needs_binary
 async def test_columns_of_odd_names(empty_database: str) -> None:
     names = ['a"b', "", "Ä", "select", "0"]
     columns = [PlanColumn(name=name, source=name, kind="text", type="text") for name in names]

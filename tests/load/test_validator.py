@@ -18,6 +18,7 @@ from tests.load.values import (
     load,
     make_rows,
     make_validator,
+    needs_binary,
     plan_for,
     validate,
     validate_and_load,
@@ -53,6 +54,7 @@ class NobodyAsked(Judge):
         raise AssertionError(list(questions))
 
 
+@needs_binary
 async def test_a_clean_batch_asks_nobody_and_is_all_binary(empty_database: str) -> None:
     async with connected(empty_database) as pool:
         await pool.execute(_EVENTS)
@@ -72,6 +74,7 @@ async def test_a_clean_batch_asks_nobody_and_is_all_binary(empty_database: str) 
     assert encoded.span == rows.batch.span
 
 
+@needs_binary
 async def test_good_bad_and_odd_rows_of_one_batch(empty_database: str) -> None:
     rows = [
         event(0),
@@ -107,6 +110,24 @@ async def test_good_bad_and_odd_rows_of_one_batch(empty_database: str) -> None:
     assert (stored[4]["source"], stored[4]["status"]) == ("", None)
 
 
+@needs_binary
+async def test_without_pgpq_all_rows_go_as_csv_and_are_the_same(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [event(n, amount=None if n % 3 else "1.235", status="", source='é "x"') for n in range(20)]
+    async with connected(empty_database) as pool:
+        await pool.execute(_EVENTS)
+        binary = await validate_and_load(pool, "events", rows)
+        by_binary = await pool.fetch("SELECT * FROM events ORDER BY id")
+        await pool.execute("TRUNCATE events")
+        monkeypatch.setattr("stream_api.load.encoder.BINARY", False)
+        csv = await validate_and_load(pool, "events", rows)
+        by_csv = await pool.fetch("SELECT * FROM events ORDER BY id")
+    assert len(binary.binary_lines) == 13
+    assert (csv.binary, csv.csv_lines.tolist()) == ((), list(range(2, 22)))
+    assert by_csv == by_binary
+
+
 async def test_a_row_is_blamed_on_its_first_bad_column_and_asked_about_no_further(empty_database: str) -> None:
     asked: list[Question] = []
 
@@ -138,6 +159,7 @@ async def test_a_row_is_blamed_on_its_first_bad_column_and_asked_about_no_furthe
     assert asked == []
 
 
+@needs_binary
 async def test_rejections_of_the_parser_keep_their_place(empty_database: str) -> None:
     early, late = Flaw(None, "wrong_field_count", "…"), Flaw(None, "invalid_utf8", "…")
     async with connected(empty_database) as pool:
@@ -331,6 +353,7 @@ async def test_a_database_that_lacks_characters(empty_database: str) -> None:
             await pool.execute("DROP DATABASE latin1 WITH (FORCE)")
 
 
+@needs_binary
 async def test_an_outage_while_asking_fails_the_batch_and_loses_nothing(empty_database: str) -> None:
     async with connected(empty_database) as pool:
         await pool.execute(_EVENTS)
@@ -346,6 +369,7 @@ async def test_an_outage_while_asking_fails_the_batch_and_loses_nothing(empty_da
     assert (encoded.binary_lines.tolist(), encoded.csv_lines.tolist()) == ([3], [2])
 
 
+@needs_binary
 async def test_a_large_batch_with_many_odd_rows(empty_database: str) -> None:
     odd = {n: event(n, amount="1.235") for n in range(0, 5000, 7)}
     bad = {n: event(n, id="x" * (n % 50)) for n in range(0, 5000, 11)}

@@ -11,11 +11,13 @@ from typing import Any
 import asyncpg
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from stream_api.datasets.catalogue import read_table
 from stream_api.datasets.dataset import Dataset
 from stream_api.datasets.plan import Plan, make_plan
 from stream_api.ledger.pool import SESSION_SETTINGS, Connection, Pool
+from stream_api.load.encoder import BINARY
 from stream_api.load.flaws import Flaw, Flaws
 from stream_api.load.judge import Judge
 from stream_api.load.model import Batch, Encoded, Rows
@@ -25,6 +27,9 @@ Record = Sequence[str | None]
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
+
+#: For tests that look at the binary form itself.
+needs_binary = pytest.mark.skipif(not BINARY, reason="there is no pgpq for this machine")
 
 
 @asynccontextmanager
