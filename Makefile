@@ -18,7 +18,8 @@ ONLY ?=
 # make oom-test: STAND_INS with any value where no image can be pulled; MEMORY in MB
 STAND_INS ?=
 MEMORY ?= 512
-PICTURE ?= $(if $(filter 512,$(MEMORY)),docs/oom-test.png,/tmp/oom-test.png)
+# README's picture is that of the whole test.
+PICTURE ?= $(if $(filter 5000000-512,$(ROWS)-$(MEMORY)),docs/oom-test.png,/tmp/oom-test.png)
 # make dev
 PORT ?= 3002
 

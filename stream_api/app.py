@@ -335,7 +335,7 @@ async def serve(settings: Settings, *, worker: bool) -> None:
             log.info("serve.listening", url=site.name, worker=worker)
             async with _looking(services):
                 await stopping.wait()
-            log.info("serve.stopping", detail="Requests under way get their time; a second signal stops now.")
+            log.info("serve.stopping", detail="Requests under way get their time; SIGINT stops now.")
         finally:
             # Loads are handed back at once, while requests under way get their time.
             await asyncio.gather(working.aclose(), api.aclose())

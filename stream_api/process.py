@@ -73,12 +73,19 @@ def _bound_allocators() -> None:
 
 
 def stopping_on_signals() -> Stopping:
-    """Begins at the first SIGINT or SIGTERM; at the second the process is gone."""
+    """Begins at the first SIGINT or SIGTERM; at a SIGINT after it the process is gone.
+
+    SIGTERM again changes nothing: docker compose sends it once for each container that is replaced beside this one. Who
+    is in a hurry has SIGKILL.
+    """
     stopping = Stopping()
 
     def told(number: signal.Signals) -> None:
         if not stopping.begun:
             stopping.begin()
+            return
+        if number == signal.SIGTERM:
+            log.info("process.already_stopping", signal=number.name)
             return
         log.warning("process.stopped_now", signal=number.name)
         for stream in (sys.stdout, sys.stderr):

@@ -58,11 +58,16 @@ def run(rows: int, *, megabytes: int, picture: Path, keep: bool, result: dict[st
         _say("building the image")
         project("build", "stream-api")
         # What a test before has left would be counted.
-        project("--profile", "workers", "down", "--volumes", "--timeout", "5")
+        project("down", "--volumes", "--timeout", "5")
         if not keep:
-            stack.callback(project, "--profile", "workers", "down", "--volumes", "--timeout", "30")
+            stack.callback(project, "down", "--volumes", "--timeout", "30")
         _say(f"starting the stack, as the project {PROJECT}")
-        project("up", "--detach", "--wait", "--no-build", "stream-api", "receiver")
+        try:
+            project("up", "--detach", "--wait", "--no-build", "stream-api", "receiver")
+        except OomTestFailed:
+            with contextlib.suppress(OomTestFailed):
+                _say(project("logs", "--no-color", "--tail", "10", "stream-api", "migrate", "bucket"))
+            raise
         container = project.containers("stream-api")[0]
         limit_bytes = engine.limit_bytes(container)
         result["memoryLimitMegabytes"] = limit_bytes // _MIB

@@ -19,6 +19,9 @@ ROOT: Final = Path(__file__).parent.parent.parent
 PROJECT: Final = "stream-api-oom-test"
 
 
+_STAND_INS: Final = "`make oom-test STAND_INS=1` brings what is missing, as root on Debian"
+
+
 class OomTestFailed(Exception):
     """Something is not as it must be."""
 
@@ -32,7 +35,9 @@ def docker(*words: str, environment: Mapping[str, str] | None = None) -> str:
     try:
         done = subprocess.run(["docker", *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     except OSError as exc:
-        raise OomTestFailed(f"docker cannot be started: {exc.strerror}") from exc
+        raise OomTestFailed(f"docker cannot be started: {exc.strerror}; {_STAND_INS}") from exc
+    if done.returncode and ("unknown command" in done.stderr or "is not a docker command" in done.stderr):
+        raise OomTestFailed(f"docker has no compose plugin; {_STAND_INS}")
     if done.returncode:
         raise OomTestFailed(f"docker {' '.join(words)}: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout

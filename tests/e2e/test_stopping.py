@@ -93,7 +93,7 @@ async def test_an_upload_that_does_not_end_is_aborted_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_second_signal_stops_now(
+async def test_an_interrupt_after_the_first_signal_stops_now_and_sigterm_changes_nothing(
     settings: Settings, bucket: Bucket, tmp_path: Path, number: signal.Signals
 ) -> None:
     dsn = settings.database_url.get_secret_value()
@@ -112,10 +112,13 @@ async def test_a_second_signal_stops_now(
             upload_under_way = await HalfAnUpload.to(service, bucket)
             service.signal(number)
             await until(lambda: service.logged("serve.stopping"))
+            # As docker compose does it.
+            service.signal(signal.SIGTERM)
+            await until(lambda: service.logged("process.already_stopping"))
             assert service.process.poll() is None
-            service.signal(number)
+            service.signal(signal.SIGINT)
             async with asyncio.timeout(15):
-                assert await service.ended() == 128 + number
+                assert await service.ended() == 128 + signal.SIGINT
             assert service.logged("process.stopped_now")
             assert service.errors() == []
             upload_under_way.close()
