@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -43,6 +44,30 @@ def docker(*words: str, environment: Mapping[str, str] | None = None) -> str:
     return done.stdout
 
 
+_DEFAULTS: Final = {
+    "POSTGRES_PASSWORD": "stream-api-dev",
+    "REDIS_PASSWORD": "stream-api-dev",
+    "MINIO_ROOT_USER": "stream-api",
+    "MINIO_ROOT_PASSWORD": "stream-api-dev",
+    "PUBLISH_ADDRESS": "127.0.0.1",
+    "PUBLISH_PORT": "3002",
+    "MINIO_PORT": "9000",
+    "MINIO_CONSOLE_PORT": "9001",
+    "WORKERS": "0",
+}
+# By TCP, as everybody else: the socket's place differs from image to image.
+_PSQL: Final = (
+    *("-e", "PGPASSWORD=stream-api-dev", "postgres", "psql", "--host=127.0.0.1"),
+    *("--username=stream_api", "--dbname=stream_api", "-qtAX"),
+)
+_HOLD: Final = "BEGIN; LOCK TABLE {} IN SHARE MODE; SELECT pg_sleep(600)"
+_IS_HELD: Final = "SELECT count(*) FROM pg_locks WHERE mode = 'ShareLock' AND granted AND relation = '{}'::regclass"
+_RELEASE: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE query LIKE '%pg_sleep(600)' AND pid <> pg_backend_pid()"
+)
+
+
 class Project:
     """The stack of docker-compose.yml with what the test adds.
 
@@ -52,6 +77,8 @@ class Project:
     def __init__(self, environment: Mapping[str, str]) -> None:
         files = os.environ.get("COMPOSE_FILE", str(ROOT / "docker-compose.yml"))
         self._environment: Final = {
+            # What a .env may say otherwise is not what the test knows of.
+            **_DEFAULTS,
             **environment,
             "COMPOSE_FILE": f"{files}:{ROOT / 'deploy' / 'oom-test.yml'}",
             "COMPOSE_PROJECT_NAME": PROJECT,
@@ -70,9 +97,22 @@ class Project:
 
     def sql(self, statement: str) -> str:
         """What Postgres answers, without decoration."""
-        words = ("psql", "--host=127.0.0.1", "--username=stream_api", "--dbname=stream_api", "-qtAX", "-c", statement)
-        # By TCP, as everybody else: the socket's place differs from image to image.
-        return self("exec", "-T", "-e", "PGPASSWORD=stream-api-dev", "postgres", *words).strip()
+        return self("exec", "-T", *_PSQL, "-c", statement).strip()
+
+    @contextlib.contextmanager
+    def holding(self, table: str) -> Iterator[None]:
+        """Nobody can write into a table while the body runs; reading goes on."""
+        command = ["docker", "compose", "exec", "-T", *_PSQL, "-c", _HOLD.format(table)]
+        env = {**os.environ, **self._environment}
+        holder = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while self.sql(_IS_HELD.format(table)) == "0":
+                if holder.poll() is not None:
+                    raise OomTestFailed(f"the table {table} cannot be locked")
+            yield
+        finally:
+            self.sql(_RELEASE)
+            holder.wait(timeout=60)
 
     def logs(self, service: str) -> dict[str, list[dict[str, Any]]]:
         """The JSON lines of each container of a service that is or was there, by its id."""

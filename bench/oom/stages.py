@@ -24,6 +24,8 @@ _RETRIES_SECONDS: Final = 120.0
 #: So many take longer than docker needs to have the table dropped.
 _MANY_ROWS: Final = 1_000_000
 _FILES: Final = 10
+#: Those of the ten that are sent before the table is held: their loads are somewhere in the middle then.
+_EARLY_FILES: Final = 3
 _WORKERS: Final = 3
 _MIB: Final = 1024 * 1024
 
@@ -82,7 +84,13 @@ def upload_and_load(stand: Stand, watch: Watch, file: File, result: dict[str, An
     received = until("a webhook", lambda: stand.receiver.got(upload_id), seconds=_AFTERWARDS_SECONDS)
     body = json.loads(received[-1]["body"])
     equal("the webhook's status", body["status"], "completed")
-    equal("the webhook's rowsProcessed", body["rowsProcessed"], file.summary.rows)
+    equal(
+        "the webhook's rowsProcessed and rowsFailed",
+        (body["rowsProcessed"], body["rowsFailed"]),
+        (file.summary.rows, 0),
+    )
+    equal("the webhook's timestamp", body["timestamp"], status["completedAt"])
+    equal("the number of webhooks", len({each["headers"]["webhook-id"] for each in received}), 1)
     result["webhookVerified"] = True
     ttl = stand.status_ttl_seconds(upload_id)
     if not _WEEK_SECONDS - 3600 < ttl <= _WEEK_SECONDS:
@@ -110,6 +118,7 @@ def fail_and_retry(stand: Stand, file: File, result: dict[str, Any]) -> str:
         raise OomTestFailed(f"the load failed at row {failed['rowsProcessed']}, not in the middle: take more rows")
     if not stand.bucket.data(upload_id):
         raise OomTestFailed("the failed load's object is not in the bucket")
+    until("a webhook about the failure", lambda: stand.receiver.got(upload_id), seconds=_AFTERWARDS_SECONDS)
     stand.project.sql("ALTER TABLE put_in_place RENAME TO webhook_events")
     code, document = request("POST", f"{BASE}/upload/{upload_id}/retry")
     if code != 202:
@@ -143,19 +152,25 @@ def _third_try(stand: Stand, upload_id: str) -> list[int]:
     return answers
 
 
-def share_among_workers(stand: Stand, folder: Path, rows: int, result: dict[str, Any]) -> None:
+def share_among_workers(stand: Stand, folder: Path, rows: int, result: dict[str, Any]) -> str:
     """Ten files at once, three more workers, one of which is killed while it loads.
 
     :param rows: of each file.
+    :return: the container that was killed.
     :raises OomTestFailed: something is not as it must be.
     """
     stand.project.sql("TRUNCATE webhook_events")
     stand.project("--profile", "workers", "up", "--detach", "--no-recreate", "--scale", f"worker={_WORKERS}")
     files = [make(folder, f"{number}.csv", rows, seed=100 + number) for number in range(_FILES)]
     began = time.monotonic()
-    uploads = [curl(file.path)[0]["uploadId"] for file in files]
-    killed = until("a worker that loads", lambda: _loading(stand), seconds=_AFTERWARDS_SECONDS)
-    docker("kill", killed)
+    uploads = [curl(file.path)[0]["uploadId"] for file in files[:_EARLY_FILES]]
+    # While nobody can write into the table, no load ends: whoever has one is killed in it.
+    with stand.project.holding("webhook_events"):
+        uploads += [curl(file.path)[0]["uploadId"] for file in files[_EARLY_FILES:]]
+        killed: str = until("a worker that loads", lambda: _loading(stand), seconds=_AFTERWARDS_SECONDS)
+        docker("kill", killed)
+        if not _is_loading(stand.project.logs("worker")[killed]):
+            raise OomTestFailed("the worker had ended its load before it was killed")
     for upload_id in uploads:
         status = expect(follow(upload_id, lambda _: False), "completed")
         equal("rowsProcessed of one of ten files", status["rowsProcessed"], rows)
@@ -170,17 +185,24 @@ def share_among_workers(stand: Stand, folder: Path, rows: int, result: dict[str,
     # Of all that were completed since the start, those of the container with the API include the stages before.
     result["loadsByWorker"] = sorted(Counter(taken).values(), reverse=True)
     result["workerKilled"] = True
+    until(
+        "the objects of ten files are deleted",
+        lambda: not any(stand.bucket.data(upload_id) for upload_id in uploads),
+        seconds=_AFTERWARDS_SECONDS,
+    )
     if sum(count > 0 for count in taken.values()) < 3:
         raise OomTestFailed(f"the loads were not shared: {taken}")
+    return killed
 
 
 def _loading(stand: Stand) -> str | None:
     """A worker that has taken a load and not ended it."""
-    for container, events in stand.project.logs("worker").items():
-        names = [event.get("event") for event in events]
-        if names.count("load.taken") > names.count("load.completed"):
-            return container
-    return None
+    return next((key for key, events in stand.project.logs("worker").items() if _is_loading(events)), None)
+
+
+def _is_loading(events: list[dict[str, Any]]) -> bool:
+    names = [event.get("event") for event in events]
+    return names.count("load.taken") > names.count("load.completed")
 
 
 def _time(text: str) -> datetime:
