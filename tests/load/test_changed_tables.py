@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
 import asyncpg
 import pytest
 
@@ -70,6 +74,38 @@ async def test_what_does_not_concern_the_plan_is_no_matter(settings: Settings, m
 
         monkeypatch.setattr("stream_api.load.claiming.claim_segment", changing)
         row = await loading.load(await loading.stored(FILE, segment_bytes=100))
+        assert (row.state, row.rows_inserted, await loading.count()) == ("completed", 300, 300)
+
+
+async def test_after_pg_restore_a_load_goes_on_where_it_was(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_loading(change(settings, lanes=1)) as loading:
+        # Without a key, so that nothing hides a row that is there twice.
+        await loading.execute("DROP TABLE webhook_events; CREATE TABLE webhook_events (id int, v int)")
+        claims, reached = list[int](), asyncio.Event()
+
+        async def standing_still(connection: asyncpg.Connection, *rest: object) -> bool:
+            claims.append(1)
+            if len(claims) == 20:
+                reached.set()
+                await asyncio.Event().wait()
+            return await claim_segment(connection, *rest)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patched:
+            patched.setattr("stream_api.load.claiming.claim_segment", standing_still)
+            manifest = await loading.stored(FILE, segment_bytes=100)
+            load = asyncio.create_task(loading.load(manifest))
+            await asyncio.wait({load, asyncio.create_task(reached.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            load.cancel()
+            with suppress(asyncio.CancelledError):
+                await load
+        assert 0 < await loading.count() < 300
+        # What pg_restore makes of a table: the same rows under another number.
+        await loading.execute("CREATE TABLE made AS TABLE webhook_events; DROP TABLE webhook_events")
+        await loading.execute("ALTER TABLE made RENAME TO webhook_events")
+        await loading.execute((Path(__file__).parents[2] / "deploy" / "after_pg_restore.sql").read_text())
+        row = await loading.load(manifest)
         assert (row.state, row.rows_inserted, await loading.count()) == ("completed", 300, 300)
 
 
