@@ -70,10 +70,11 @@ def run(rows: int, *, megabytes: int, picture: Path, keep: bool, result: dict[st
                 _say(project("logs", "--no-color", "--tail", "10", "stream-api", "migrate", "bucket"))
             raise
         container = project.containers("stream-api")[0]
-        limit_bytes = engine.limit_bytes(container)
+        inspected = engine.inspect(container)
+        limit_bytes = inspected["HostConfig"]["Memory"]
         result["memoryLimitMegabytes"] = limit_bytes // _MIB
         stages.equal("the limit of memory", limit_bytes, megabytes * _MIB)
-        _check_hardening(engine, container)
+        _check_hardening(inspected)
         stand = Stand(project, engine, secret)
         _say(f"generating {rows:,} rows")
         file = stages.make(folder, "large.csv", rows)
@@ -112,9 +113,8 @@ def run(rows: int, *, megabytes: int, picture: Path, keep: bool, result: dict[st
             raise OomTestFailed(f"the container used {most} MB, more than {_PEAK_MEGABYTES}")
 
 
-def _check_hardening(engine: Engine, container: str) -> None:
+def _check_hardening(inspected: dict[str, Any]) -> None:
     """:raises OomTestFailed: the container may more than it has to."""
-    inspected = engine.get(f"/containers/{container}/json")
     host, config = inspected["HostConfig"], inspected["Config"]
     stages.equal("whether the root filesystem is read-only", host["ReadonlyRootfs"], True)
     stages.equal("the capabilities dropped", host["CapDrop"], ["ALL"])
@@ -132,12 +132,12 @@ def _check_unharmed(project: Project, engine: Engine, killed: str, result: dict[
     """
     peaks = []
     for service in ("stream-api", "worker"):
-        for container in project("ps", "--all", "--quiet", service).split():
-            inspected = engine.get(f"/containers/{container}/json")
+        for container in project.containers(service):
+            inspected = engine.inspect(container)
             what = f"{service} ({container[:12]})"
             stages.equal(f"how often {what} was started again", inspected["RestartCount"], 0)
             stages.equal(f"whether {what} was killed for memory", inspected["State"]["OOMKilled"], False)
-            _check_hardening(engine, container)
+            _check_hardening(inspected)
             if container == killed:
                 continue
             stages.equal(f"whether {what} runs", inspected["State"]["Running"], True)

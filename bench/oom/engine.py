@@ -18,8 +18,6 @@ from bench.oom.group import Group, Usage
 ROOT: Final = Path(__file__).parent.parent.parent
 #: Of the test alone: containers and volumes of whoever uses the same engine stay as they are.
 PROJECT: Final = "stream-api-oom-test"
-
-
 _STAND_INS: Final = "`make oom-test STAND_INS=1` brings what is missing, as root on Debian"
 
 
@@ -92,8 +90,8 @@ class Project:
         return docker("compose", *words, environment=self._environment)
 
     def containers(self, service: str) -> list[str]:
-        """The ids of a service's containers that run."""
-        return self("ps", "--quiet", "--status", "running", service).split()
+        """The ids of a service's containers that are or were there."""
+        return self("ps", "--all", "--quiet", service).split()
 
     def sql(self, statement: str) -> str:
         """What Postgres answers, without decoration."""
@@ -117,7 +115,7 @@ class Project:
     def logs(self, service: str) -> dict[str, list[dict[str, Any]]]:
         """The JSON lines of each container of a service that is or was there, by its id."""
         events = {}
-        for container in self("ps", "--all", "--quiet", service).split():
+        for container in self.containers(service):
             done = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=True)
             lines = (done.stdout + done.stderr).splitlines()
             events[container] = [json.loads(line) for line in lines if line.startswith("{")]
@@ -185,14 +183,15 @@ class Engine:
         rss = sum(int(row[top["Titles"].index("RSS")]) for row in top["Processes"]) * 1024
         return Usage(memory["usage"], memory["usage"] - cache, rss, stats["cpu_stats"]["cpu_usage"]["total_usage"])
 
+    def inspect(self, container: str) -> dict[str, Any]:
+        """What docker inspect says."""
+        inspected: dict[str, Any] = self.get(f"/containers/{container}/json")
+        return inspected
+
     def state(self, container: str) -> dict[str, Any]:
         """`State` of docker inspect."""
-        state: dict[str, Any] = self.get(f"/containers/{container}/json")["State"]
+        state: dict[str, Any] = self.inspect(container)["State"]
         return state
-
-    def limit_bytes(self, container: str) -> int:
-        """The hard limit of a container's memory, as the engine enforces it."""
-        return int(self.get(f"/containers/{container}/json")["HostConfig"]["Memory"])
 
 
 def peak_bytes(container: str) -> int | None:
